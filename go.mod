@@ -1,0 +1,3 @@
+module otel-demo
+
+go 1.26.0
