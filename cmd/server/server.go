@@ -1,0 +1,194 @@
+// Command server answers GET /hello, and publishes a message for the worker each time.
+//
+// This is file 2 of 6. The trace that started in the client goes on here, inside an HTTP handler. It then leaves for
+// the worker, over a broker.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
+	"go.opentelemetry.io/otel/trace"
+
+	"otel-demo/pkg"
+)
+
+var tracer = otel.Tracer("otel-demo/cmd/server")
+
+func main() { pkg.Exit(run()) }
+
+func run() error {
+	var env pkg.Env
+	address := env.Address("LISTEN_ADDR", "localhost:8080")
+	redisOptions := env.Redis("REDIS_URL", "redis://localhost:6379/0")
+	work := env.Duration("WORK_DURATION", "200ms")
+	if env.Err != nil {
+		return env.Err
+	}
+	healthcheck := flag.Bool("healthcheck", false, "ask the server on LISTEN_ADDR for its health, and exit 0 or 1")
+	flag.Parse()
+	if *healthcheck {
+		return checkHealth(address)
+	}
+
+	ctx := pkg.SignalContext()
+	shutdown, err := pkg.StartTracing(ctx, "server")
+	if err != nil {
+		return err
+	}
+	defer shutdown()
+	broker, err := pkg.NewBroker(redisOptions)
+	if err != nil {
+		return err
+	}
+	defer broker.Close()
+	if err := broker.Ping(ctx); pkg.IsRefused(err) {
+		return err
+	} else if err != nil {
+		slog.Warn("Redis is away, GET /hello answers 503 until it is back", "error", err)
+	}
+	return serve(ctx, address, newHandler(broker, work), work)
+}
+
+// server holds what the handlers need.
+type server struct {
+	broker *pkg.Broker
+	work   time.Duration
+}
+
+// newHandler returns the server's routes. otelhttp.NewHandler extracts the trace context from the request's headers and
+// starts the span `GET /hello` as a child of the client's span: the trace goes on. It is wrapped around one route,
+// inside the mux, since only there the route is known; it gives the span its name. /healthz has no span: it is asked
+// every few seconds, and nobody would look at those traces.
+func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
+	s := &server{broker, work}
+	mux := http.NewServeMux()
+	mux.Handle("GET /hello", otelhttp.NewHandler(http.HandlerFunc(s.hello), ""))
+	mux.HandleFunc("GET /healthz", s.healthz)
+	return mux
+}
+
+// hello answers one request.
+func (s *server) hello(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	// The request's context holds the span that otelhttp started. Its trace id in the answer leads whoever asked to the
+	// trace: try `curl -i localhost:8080/hello`.
+	ctx := r.Context()
+	if id := trace.SpanContextFromContext(ctx).TraceID(); id.IsValid() {
+		w.Header().Set("Trace-Id", id.String())
+	}
+	status, body := http.StatusOK, "hello, world"
+	if err := s.handle(ctx, body); err != nil {
+		// otelhttp makes its span an error for each status from 500 on. The answer gives a short reason: addresses and
+		// raw errors stay in the log, beside the trace id.
+		status, body = http.StatusServiceUnavailable, reason(err)
+		slog.ErrorContext(ctx, "handle request", "error", err)
+	}
+	w.WriteHeader(status)
+	fmt.Fprintln(w, body)
+	// What happened goes to the log, and the context gives the line its trace id and span id (see pkg/log.go). So a line
+	// leads to its trace. This is what OpenTelemetry advises for new code in place of span events.
+	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start))
+}
+
+// handle is the work of one request: a span of your own, inside the one of the library.
+func (s *server) handle(ctx context.Context, body string) error {
+	ctx, span := tracer.Start(ctx, "handle request")
+	defer span.End()
+
+	// The client's baggage arrived with the trace context. In Jaeger it is an event of this span, under "Logs".
+	username := baggage.FromContext(ctx).Member("username").Value()
+	span.AddEvent("read baggage", trace.WithAttributes(attribute.String("username", username)))
+
+	// An attribute describes the whole span, and you can search for it. A real payload has no place here: it may be
+	// large, it may be private, and whoever can read the traces could read it.
+	span.SetAttributes(attribute.String("body", body))
+
+	pkg.Work(ctx, s.work)
+
+	// HTTP carries the trace context by itself; the broker doesn't. What Publish does about it is in pkg/broker.go.
+	// ctx holds this span, and so `publish work` becomes its child. The limit keeps an answer within 2 s.
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := s.broker.Publish(ctx, body); err != nil {
+		return pkg.Fail(span, err)
+	}
+	return nil
+}
+
+// healthz answers 200 when a message that is published now would be heard.
+func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+	defer cancel()
+	if err := s.broker.Ready(ctx); err != nil {
+		http.Error(w, reason(err), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// reason returns what a stranger may know of an error.
+func reason(err error) string {
+	if errors.Is(err, pkg.ErrNoListener) {
+		return "no worker is listening"
+	}
+	return "the message broker is not available"
+}
+
+// serve answers requests until ctx is done, then finishes those that it has accepted, within 4 s.
+func serve(ctx context.Context, address string, handler http.Handler, work time.Duration) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("LISTEN_ADDR=%q: %w; want a free host:port of this machine", address, err)
+	}
+	// Without timeouts, a client that sends slowly holds a connection for ever.
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      work + 10*time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    32 << 10,
+	}
+	slog.Info("listening", "address", listener.Addr().String())
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	// ctx is done already, so the time to finish needs a context of its own.
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		slog.Warn("requests were cut off", "error", errors.Join(err, server.Close()))
+	}
+	return nil
+}
+
+// checkHealth is the container's health check. The image has no shell and no curl, so the program asks itself.
+func checkHealth(address string) error {
+	client := &http.Client{Timeout: 2 * time.Second}
+	response, err := client.Get("http://" + address + "/healthz")
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("health check: %s", response.Status)
+	}
+	return nil
+}
+
+// The message is published and the client has its answer. Next: pkg/message.go, what was published.

@@ -1,0 +1,69 @@
+// Command worker receives the messages that the server publishes, and works on each.
+//
+// This is file 4 of 6. The trace goes on in another process, after the response to the client is long gone. In Jaeger
+// the span `process work` begins where `handle request` has ended, and makes the trace longer than the request.
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
+	"go.opentelemetry.io/otel/trace"
+
+	"otel-demo/pkg"
+)
+
+func main() { pkg.Exit(run()) }
+
+func run() error {
+	var env pkg.Env
+	redisOptions := env.Redis("REDIS_URL", "redis://localhost:6379/0")
+	work := env.Duration("WORK_DURATION", "200ms")
+	processSpan := env.OneOf("PROCESS_SPAN", "child", "root")
+	if env.Err != nil {
+		return env.Err
+	}
+
+	ctx := pkg.SignalContext()
+	shutdown, err := pkg.StartTracing(ctx, "worker")
+	if err != nil {
+		return err
+	}
+	defer shutdown()
+	broker, err := pkg.NewBroker(redisOptions)
+	if err != nil {
+		return err
+	}
+	defer broker.Close()
+
+	// A span that processes a message always links to the span that published it. It is also that one's child by
+	// default, so that you see one trace. With `root` it starts a trace of its own, and the link leads from one to the
+	// other: right where a message waits for hours, or where one span processes a batch of many traces' messages.
+	var options []trace.SpanStartOption
+	if processSpan == "root" {
+		options = append(options, trace.WithNewRoot())
+	}
+	// On SIGTERM, Receive takes no new messages, finishes what it has received, and returns. Then the deferred calls
+	// run, the last one first: Redis is closed, and the last spans are sent.
+	return broker.Receive(ctx, func(ctx context.Context, message pkg.Message) error {
+		return handle(ctx, message, work)
+	}, options...)
+}
+
+// handle works on one message. The span `process work` is in ctx, as a request's span is in an HTTP handler: Receive
+// does here what otelhttp did in the server. An error that handle returns makes that span an error.
+func handle(ctx context.Context, message pkg.Message, work time.Duration) error {
+	// Baggage set in the client, two hops away. It came through the server, which did nothing for it but pass ctx on.
+	username := baggage.FromContext(ctx).Member("username").Value()
+	// As an attribute it can be searched for: in Jaeger, enter username=donuts under "Tags".
+	trace.SpanFromContext(ctx).SetAttributes(attribute.String("username", username))
+
+	pkg.Work(ctx, work)
+	slog.InfoContext(ctx, "processed", "message", message.ID, "username", username)
+	return nil
+}
+
+// You have seen both ends of the message. Next: pkg/broker.go, how the trace context got from one to the other.

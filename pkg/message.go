@@ -1,0 +1,54 @@
+package pkg
+
+// This is file 3 of 6: an envelope that can carry the trace context over a broker.
+//
+// An HTTP request has headers, and the trace context travels in them. A message of Redis pub/sub is a string and has
+// none. So the body is put into an envelope that has: JSON here, but anything with a place for a few strings will do.
+// Kafka, RabbitMQ and NATS have headers on their messages. There you need no envelope, and use theirs.
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+
+	"go.opentelemetry.io/otel/propagation"
+)
+
+// maxMessageSize is the longest message that is decoded, in bytes. A receiver must not trust what it gets.
+const maxMessageSize = 1 << 20
+
+// Message is the envelope.
+type Message struct {
+	// ID tells this message from all others, in the spans of both sides.
+	ID string `json:"id"`
+	// Headers hold the trace context and the baggage. A carrier is anything that a propagator can write keys and values
+	// to. MapCarrier is the one for a map: it keeps the keys as they are, in lower case, as the W3C writes them.
+	Headers propagation.MapCarrier `json:"headers"`
+	// Body is what the message is about.
+	Body string `json:"body"`
+}
+
+// NewMessage returns a message with an ID, and with headers that are still empty.
+func NewMessage(body string) Message {
+	return Message{ID: rand.Text(), Headers: propagation.MapCarrier{}, Body: body}
+}
+
+// Encode returns the message as JSON. On the wire it looks like this (`redis-cli subscribe work` shows it):
+//
+//	{"id":"…","headers":{"baggage":"username=donuts","traceparent":"00-…-…-01"},"body":"hello, world"}
+func (m Message) Encode() ([]byte, error) { return json.Marshal(m) }
+
+// DecodeMessage is the opposite of Encode. A payload that is too long or not such JSON is an error. Headers that are
+// missing or that make no sense are none: a message without a trace context is still a message.
+func DecodeMessage(payload string) (Message, error) {
+	var m Message
+	if len(payload) > maxMessageSize {
+		return m, fmt.Errorf("decode message: %d bytes, want at most %d", len(payload), maxMessageSize)
+	}
+	if err := json.Unmarshal([]byte(payload), &m); err != nil {
+		return m, fmt.Errorf("decode message: %w", err)
+	}
+	return m, nil
+}
+
+// The envelope is published. Next: cmd/worker/worker.go, who opens it.
