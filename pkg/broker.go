@@ -2,8 +2,8 @@ package pkg
 
 // This is file 5 of 6: how the broker injects and extracts the trace context.
 //
-// Most brokers have no instrumentation library, or one that stops at the broker. This file shows the three things that
-// such a library does, so that you can do them for any broker:
+// Most brokers have no instrumentation library, or one that stops at the broker. This file shows the three things
+// that such a library does, so that you can do them for any broker:
 //
 //  1. Publish starts a producer span, and injects the context into the message's headers.
 //  2. Receive extracts the context from the headers, and starts a consumer span with it.
@@ -14,6 +14,7 @@ package pkg
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,28 +31,24 @@ import (
 	"golang.org/x/time/rate"
 )
 
-const (
-	channel     = "work" // the pub/sub channel
-	maxUnderWay = 100    // messages that are processed at once; more wait
-	// stopReceiving is how long Receive waits, once stopped, for Redis to confirm that no more messages will come.
-	stopReceiving = 3 * time.Second
-)
+const channel = "work"
 
 // ErrNoListener is returned when nobody is subscribed to the channel. Pub/sub keeps nothing: the message is gone.
 var ErrNoListener = errors.New("nobody listens on the channel " + channel)
 
 var tracer = otel.Tracer("otel-demo/pkg")
 
-// Broker sends and receives messages over Redis pub/sub.
+// Broker sends and receives messages over Redis pub/sub. NewBroker is in pkg/redis.go.
 type Broker struct {
 	redis *redis.Client
-	// What can't be decoded is counted, but makes one span and one log line a second at most: a stranger can send many.
+	// What can't be decoded is counted, but makes one span and one log line a second at most: a stranger can send
+	// many.
 	undecoded atomic.Int64
 	report    rate.Sometimes
 }
 
-// attributes describes a message, for both sides. The names and the values are those of the conventions:
-// https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+// attributes describe a message, on both sides. Names and values are those of OpenTelemetry's messaging conventions,
+// so that a backend knows what it sees: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
 func attributes(operation string, operationType attribute.KeyValue, message Message) trace.SpanStartEventOption {
 	return trace.WithAttributes(
 		semconv.MessagingSystemKey.String("redis"),
@@ -60,26 +57,26 @@ func attributes(operation string, operationType attribute.KeyValue, message Mess
 		operationType,
 		semconv.MessagingMessageID(message.ID),
 		semconv.MessagingMessageBodySize(len(message.Body)),
-		// Names the broker, which makes no spans itself. Zipkin's map of the services shows it between server and worker.
+		// The broker makes no spans. This name puts it on Zipkin's map of the services, between server and worker.
 		semconv.ServicePeerName("redis"),
 	)
 }
 
 // Publish sends body to whoever listens on the channel. It fails with ErrNoListener if nobody does, and with Redis's
-// error if it can't be reached; ctx limits how long it tries. A message is sent once and never again, since Redis could
-// not tell a second one from a new one.
+// error if it can't be reached; ctx limits how long it tries. A message is sent once and never again, since Redis
+// could not tell a second one from a new one.
 func (b *Broker) Publish(ctx context.Context, body string) error {
 	message := NewMessage(body)
 	ctx, span := tracer.Start(ctx, "publish "+channel, trace.WithSpanKind(trace.SpanKindProducer),
 		attributes("publish", semconv.MessagingOperationTypeSend, message))
 	defer span.End()
 
-	// The heart of the matter. The propagator writes the context's trace id, span id and baggage as headers. It is the
-	// global one, which pkg/tracer.go sets from OTEL_PROPAGATORS; otelhttp uses the same for HTTP. ctx must be the one
-	// that Start returned: with the one before, the worker's span would hang on the wrong parent.
+	// The heart of the matter. The propagator writes the context's trace id, span id and baggage as headers. It is
+	// the global one, which pkg/tracer.go sets from OTEL_PROPAGATORS; otelhttp uses the same for HTTP. ctx must be
+	// the one that Start returned: with the one before, the worker's span would hang on the wrong parent.
 	otel.GetTextMapPropagator().Inject(ctx, message.Headers)
 
-	encoded, err := message.Encode()
+	encoded, err := json.Marshal(message)
 	if err != nil {
 		return Fail(span, err)
 	}
@@ -94,38 +91,37 @@ func (b *Broker) Publish(ctx context.Context, body string) error {
 	return nil
 }
 
-// Receive hands each message to handle, at most 100 at once, until ctx is done. Then it takes no new ones, waits for
-// those it has received, and returns nil. While Redis is away it tries again, without end; it returns an error if Redis
-// refuses the user or the password. The options are for the span of each message.
-func (b *Broker) Receive(ctx context.Context, handle func(context.Context, Message) error, options ...trace.SpanStartOption) error {
+// Handler works on one message. The span `process work` is in ctx, and an error makes that span an error.
+type Handler func(ctx context.Context, message Message) error
+
+// Receive hands each message to handle, 100 at once at most, until ctx is done. Then it takes no new ones, waits for
+// those that it has received, and returns nil. While Redis is away it tries again, without end. The error is
+// ErrRefused if Redis refuses the user or the password. The options are for the span of each message.
+func (b *Broker) Receive(ctx context.Context, handle Handler, options ...trace.SpanStartOption) error {
 	subscription, err := b.subscribe(ctx)
-	if ctx.Err() != nil {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
-	// When it is time to stop, ask Redis for no more. It confirms, and what was sent before comes before that.
+	// When it is time to stop, ask Redis for no more. Redis confirms that, and what it sent before comes before that.
+	// If it doesn't confirm within 3 s, it is away.
 	context.AfterFunc(ctx, func() {
-		time.AfterFunc(stopReceiving, func() { subscription.Close() })
-		if err := subscription.Unsubscribe(context.Background()); err != nil {
-			subscription.Close()
-		}
+		time.AfterFunc(3*time.Second, func() { subscription.Close() })
+		subscription.Unsubscribe(context.Background())
 	})
-	slots := make(chan struct{}, maxUnderWay)
 	var underWay sync.WaitGroup
+	slots := make(chan struct{}, 100)
 	for received := range subscription.ChannelWithSubscriptions(redis.WithChannelSize(10)) {
 		switch received := received.(type) {
 		case *redis.Subscription:
 			slog.Info(received.Kind, "channel", received.Channel)
 			if received.Kind == "unsubscribe" {
-				subscription.Close()
+				subscription.Close() // which ends the loop
 			}
 		case *redis.Message:
 			slots <- struct{}{}
 			underWay.Go(func() {
-				defer func() { <-slots }()
 				b.process(received.Payload, handle, options)
+				<-slots
 			})
 		}
 	}
@@ -134,25 +130,26 @@ func (b *Broker) Receive(ctx context.Context, handle func(context.Context, Messa
 }
 
 // process handles one message, as the other end of Publish.
-func (b *Broker) process(payload string, handle func(context.Context, Message) error, options []trace.SpanStartOption) {
+func (b *Broker) process(payload string, handle Handler, options []trace.SpanStartOption) {
 	message, err := DecodeMessage(payload)
 	if err != nil {
 		b.skip(err)
 		return
 	}
-	// Extract is the opposite of Inject: the context that it returns holds the remote span as the parent, and the
-	// baggage. Headers that are missing or broken leave it empty, and the span below starts a new trace. The context is
-	// a new one, and not Receive's, which ends on SIGTERM: what has been received is finished.
+	// Extract is the opposite of Inject. The context that it returns holds the remote span, as the parent of the next
+	// one that is started, and the baggage. Where headers are missing or broken it holds none, and the span below
+	// starts a new trace. Mind that this is not Receive's context, which ends on SIGTERM: what has been received is
+	// finished.
 	ctx := otel.GetTextMapPropagator().Extract(context.Background(), message.Headers)
-	options = append([]trace.SpanStartOption{
+	ctx, span := tracer.Start(ctx, "process "+channel, append([]trace.SpanStartOption{
 		trace.WithSpanKind(trace.SpanKindConsumer),
 		attributes("process", semconv.MessagingOperationTypeProcess, message),
-		// A link says "because of", a parent says "part of". Jaeger shows it under "References".
+		// A parent says "part of", a link says "because of". Jaeger shows it under "References".
 		trace.WithLinks(trace.LinkFromContext(ctx)),
-	}, options...)
-	ctx, span := tracer.Start(ctx, "process "+channel, options...)
+	}, options...)...)
 	defer span.End()
-	// One message that makes the handler panic must not end the others.
+	// A message that makes the handler panic must not end the work on the others. A panic alone leaves the span
+	// without an error, too.
 	defer func() {
 		if reason := recover(); reason != nil {
 			err := Fail(span, fmt.Errorf("panic: %v", reason), trace.WithStackTrace(true))
@@ -164,7 +161,8 @@ func (b *Broker) process(payload string, handle func(context.Context, Message) e
 	}
 }
 
-// skip leaves out a message that can't be decoded. Its span has no parent: the trace context could not be read either.
+// skip leaves out a message that can't be decoded. Its span has no parent: the trace context could not be read
+// either.
 func (b *Broker) skip(err error) {
 	count := b.undecoded.Add(1)
 	b.report.Do(func() {
@@ -174,35 +172,32 @@ func (b *Broker) skip(err error) {
 	})
 }
 
-// subscribe returns a subscription that Redis has confirmed. It tries until it has one, or ctx is done, or Redis
-// refuses the user or the password. A subscription that is interrupted later is renewed by go-redis.
+// subscribe returns a subscription that Redis has confirmed, tries until it has one, and gives up only when ctx is
+// done or Redis refuses the user or the password. If the connection breaks later, go-redis renews it.
 func (b *Broker) subscribe(ctx context.Context) (*redis.PubSub, error) {
-	try := func() (*redis.PubSub, error) {
+	away := rate.Sometimes{First: 1}
+	return backoff.Retry(ctx, func() (*redis.PubSub, error) {
 		subscription := b.redis.Subscribe(ctx, channel)
 		_, err := subscription.Receive(ctx)
-		if err == nil {
-			return subscription, nil
+		if err = explain(err); errors.Is(err, ErrRefused) {
+			err = backoff.Permanent(err)
 		}
-		subscription.Close()
-		if IsRefused(err) {
-			return nil, backoff.Permanent(refused(err))
+		if err != nil {
+			away.Do(func() { slog.Warn("subscribe, and try again until it works", "error", err) })
+			subscription.Close()
 		}
-		return nil, err
-	}
-	tellOnce := rate.Sometimes{First: 1}
-	return backoff.Retry(ctx, try, backoff.WithBackOff(Backoff()), backoff.WithMaxElapsedTime(0),
-		backoff.WithNotify(func(err error, _ time.Duration) {
-			tellOnce.Do(func() { slog.Warn("Redis is away, trying again until it is back", "error", err) })
-		}))
+		return subscription, err
+	}, backoff.WithBackOff(Backoff()), backoff.WithMaxElapsedTime(0))
 }
 
-// Ready returns nil if Redis answers and somebody listens on the channel.
+// Ready returns nil if Redis answers and somebody listens on the channel. Otherwise the error is ErrNoListener,
+// ErrRefused, or Redis's own.
 func (b *Broker) Ready(ctx context.Context) error {
 	listeners, err := b.redis.PubSubNumSub(ctx, channel).Result()
 	if err == nil && listeners[channel] == 0 {
 		return ErrNoListener
 	}
-	return err
+	return explain(err)
 }
 
 // Close closes the connections to Redis.

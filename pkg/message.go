@@ -17,12 +17,15 @@ import (
 // maxMessageSize is the longest message that is decoded, in bytes. A receiver must not trust what it gets.
 const maxMessageSize = 1 << 20
 
-// Message is the envelope.
+// Message is the envelope. On the wire it is JSON, and `redis-cli subscribe work` shows it:
+//
+//	{"id":"…","headers":{"baggage":"username=donuts","traceparent":"00-…-…-01"},"body":"hello, world"}
 type Message struct {
 	// ID tells this message from all others, in the spans of both sides.
 	ID string `json:"id"`
-	// Headers hold the trace context and the baggage. A carrier is anything that a propagator can write keys and values
-	// to. MapCarrier is the one for a map: it keeps the keys as they are, in lower case, as the W3C writes them.
+	// Headers hold the trace context and the baggage. A carrier is anything that a propagator can write keys and
+	// values to. MapCarrier is the one for a map: it keeps the keys as they are, in lower case, as the W3C writes
+	// them.
 	Headers propagation.MapCarrier `json:"headers"`
 	// Body is what the message is about.
 	Body string `json:"body"`
@@ -33,13 +36,8 @@ func NewMessage(body string) Message {
 	return Message{ID: rand.Text(), Headers: propagation.MapCarrier{}, Body: body}
 }
 
-// Encode returns the message as JSON. On the wire it looks like this (`redis-cli subscribe work` shows it):
-//
-//	{"id":"…","headers":{"baggage":"username=donuts","traceparent":"00-…-…-01"},"body":"hello, world"}
-func (m Message) Encode() ([]byte, error) { return json.Marshal(m) }
-
-// DecodeMessage is the opposite of Encode. A payload that is too long or not such JSON is an error. Headers that are
-// missing or that make no sense are none: a message without a trace context is still a message.
+// DecodeMessage returns the message that a payload holds. One that is too long, or not such JSON, is an error.
+// Headers that are missing or that make no sense are none: a message without a trace context is still a message.
 func DecodeMessage(payload string) (Message, error) {
 	var m Message
 	if len(payload) > maxMessageSize {

@@ -1,7 +1,7 @@
 package pkg
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -35,18 +35,13 @@ func NewBroker(options *redis.Options) (*Broker, error) {
 	return &Broker{redis: client, report: rate.Sometimes{Interval: time.Second}}, nil
 }
 
-// Ping returns nil if Redis answers.
-func (b *Broker) Ping(ctx context.Context) error {
-	if err := b.redis.Ping(ctx).Err(); IsRefused(err) {
-		return refused(err)
-	} else {
-		return err
+// ErrRefused is returned when Redis refuses the user or the password. Trying again would not help.
+var ErrRefused = errors.New("REDIS_URL: Redis refuses the user or the password, want those that it knows")
+
+// explain adds ErrRefused to an error of Redis's that means it.
+func explain(err error) error {
+	if redis.IsAuthError(err) || redis.IsPermissionError(err) {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-}
-
-// IsRefused reports whether Redis refuses the user or the password. Trying again would not help.
-func IsRefused(err error) bool { return redis.IsAuthError(err) || redis.IsPermissionError(err) }
-
-func refused(err error) error {
-	return fmt.Errorf("REDIS_URL: Redis refuses the user or the password, want those that it knows: %w", err)
+	return err
 }

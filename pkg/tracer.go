@@ -29,6 +29,9 @@ import (
 	"google.golang.org/grpc/backoff"
 )
 
+// outage is how long the agent may be away before spans are lost.
+const outage = 2 * time.Minute
+
 // StartTracing sets the global tracer provider and the global propagator, and gives log lines their trace ids. Call
 // shutdown last: it sends the spans that are still waiting, for 5 s at most, and logs it if some are lost. These
 // variables of OpenTelemetry's are read, and an error names the one that can't be used:
@@ -43,9 +46,10 @@ func StartTracing(ctx context.Context, service string) (shutdown func(), err err
 	var env Env
 	endpoint := env.URL("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")
 	disabled := env.OneOf("OTEL_SDK_DISABLED", "false", "true")
-	propagator := parse(&env, "OTEL_PROPAGATORS", "tracecontext,baggage",
-		"names among tracecontext, baggage, b3, b3multi, jaeger, ottrace, xray, none", newPropagator)
-	serviceResource := parse(&env, "OTEL_RESOURCE_ATTRIBUTES", "", "key=value,key=value", newResource(ctx, service))
+	propagator := read(&env, "OTEL_PROPAGATORS", "tracecontext,baggage",
+		"some of tracecontext, baggage, b3, b3multi, jaeger, ottrace, xray, or none", newPropagator)
+	serviceResource := read(&env, "OTEL_RESOURCE_ATTRIBUTES", "", "key=value,key=value",
+		func(string) (*resource.Resource, error) { return newResource(ctx, service) })
 	if env.Err != nil {
 		return nil, env.Err
 	}
@@ -56,28 +60,36 @@ func StartTracing(ctx context.Context, service string) (shutdown func(), err err
 		report.Do(func() { slog.Warn("OpenTelemetry", "error", err) })
 	}))
 
-	// The propagator puts the trace context into headers and reads it from them, for otelhttp and for the broker alike.
-	// Without this line the default is none, and each program would start traces of its own.
+	// The propagator puts the trace context into headers and reads it from them, for otelhttp and for the broker
+	// alike. Without this line the default is none, and each program would start traces of its own.
 	otel.SetTextMapPropagator(propagator)
 	if disabled == "true" {
 		return func() {}, nil // the default tracer provider makes spans that do nothing
 	}
 
-	exporter, err := otlptracegrpc.New(ctx, exporterOptions(endpoint.String())...)
+	// By default the exporter gives up on a batch after 10 s, and gRPC waits up to two minutes before it connects
+	// again. With these, the agent may be away for outage, and nothing is lost.
+	reconnect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
+	reconnect.Backoff.MaxDelay = 3 * time.Second
+	exporter, err := otlptracegrpc.New(ctx,
+		otlptracegrpc.WithEndpointURL(endpoint.String()), // http is without TLS, https with
+		otlptracegrpc.WithTimeout(outage),
+		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
+			Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second, MaxElapsedTime: outage}),
+		otlptracegrpc.WithDialOption(grpc.WithConnectParams(reconnect)))
 	if err != nil {
 		return nil, fmt.Errorf("start exporter: %w", err)
 	}
-	// No sampler here: one in code would override OTEL_TRACES_SAMPLER.
-	provider := sdktrace.NewTracerProvider(
-		sdktrace.WithResource(serviceResource),
-		// The batcher sends what it has each second, so that you needn't wait for your trace. Its queue must hold what
-		// the program makes while the agent is away: the server makes 3 spans a request, so 8192 are enough for 270 s
-		// at 10 requests a second. More than that is dropped. The price is memory, about 1 kB a span that waits.
-		sdktrace.WithBatcher(exporter,
-			sdktrace.WithBatchTimeout(time.Second), sdktrace.WithExportTimeout(outage), sdktrace.WithMaxQueueSize(8192)))
+	// The batcher sends what it has each second, so that you needn't wait for your trace. Meanwhile its queue must
+	// hold what the program makes while the agent is away. The server makes 4 spans a request: 8192 are enough for
+	// 200 s at 10 requests a second. What doesn't fit is dropped. The price is memory, about 1 kB for each span that
+	// waits.
+	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(serviceResource), sdktrace.WithBatcher(exporter,
+		sdktrace.WithBatchTimeout(time.Second), sdktrace.WithExportTimeout(outage), sdktrace.WithMaxQueueSize(8192)))
+	// There is no sampler here, since one in code would override OTEL_TRACES_SAMPLER.
 	otel.SetTracerProvider(provider)
 	return func() {
-		// Why a new context? The program's own is done by now, and with that nothing would be sent.
+		// Why a new context? The program's own is done by now, and with that one nothing would be sent.
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		if err := provider.Shutdown(ctx); err != nil {
@@ -86,39 +98,17 @@ func StartTracing(ctx context.Context, service string) (shutdown func(), err err
 	}, nil
 }
 
-// outage is how long the agent may be away before spans are lost.
-const outage = 2 * time.Minute
-
-// exporterOptions make the exporter try again for as long as outage. By default it gives up after 10 s, and gRPC waits
-// up to two minutes before it connects again.
-func exporterOptions(endpoint string) []otlptracegrpc.Option {
-	reconnect := backoff.DefaultConfig
-	reconnect.MaxDelay = 3 * time.Second
-	return []otlptracegrpc.Option{
-		otlptracegrpc.WithEndpointURL(endpoint), // https means TLS
-		otlptracegrpc.WithTimeout(outage),
-		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
-			Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second, MaxElapsedTime: outage,
-		}),
-		otlptracegrpc.WithDialOption(grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: reconnect, MinConnectTimeout: 5 * time.Second,
-		})),
-	}
-}
-
 // newResource describes who makes the spans. In Jaeger, open a span and then "Process".
-func newResource(ctx context.Context, service string) func(string) (*resource.Resource, error) {
-	return func(string) (*resource.Resource, error) {
-		version := "(unknown)"
-		if build, ok := debug.ReadBuildInfo(); ok {
-			version = build.Main.Version // the git tag or commit, and (devel) if Go didn't know it
-		}
-		return resource.New(ctx,
-			resource.WithService(), // tells apart two processes of one service
-			resource.WithTelemetrySDK(),
-			resource.WithAttributes(semconv.ServiceName(service), semconv.ServiceVersion(version)),
-			resource.WithFromEnv()) // the last one wins
+func newResource(ctx context.Context, service string) (*resource.Resource, error) {
+	version := "(unknown)"
+	if build, ok := debug.ReadBuildInfo(); ok {
+		version = build.Main.Version // the git tag or commit, or (devel) where Go didn't know it
 	}
+	return resource.New(ctx,
+		resource.WithService(), // an id for each process, which tells two of one service apart
+		resource.WithTelemetrySDK(),
+		resource.WithAttributes(semconv.ServiceName(service), semconv.ServiceVersion(version)),
+		resource.WithFromEnv()) // the last one wins
 }
 
 // newPropagator returns the propagator of a list of names, each of which reads and writes its own headers.
@@ -126,8 +116,8 @@ func newPropagator(names string) (propagation.TextMapPropagator, error) {
 	return autoprop.TextMapPropagator(strings.Split(strings.ReplaceAll(names, " ", ""), ",")...)
 }
 
-// Fail makes span an error, and returns err. RecordError alone adds an event but leaves the span's status as it was, and
-// no backend would show it in red.
+// Fail makes span an error, and returns err. RecordError alone adds an event but leaves the span's status as it was,
+// and no backend would show it in red.
 func Fail(span trace.Span, err error, options ...trace.EventOption) error {
 	span.RecordError(err, options...)
 	span.SetStatus(codes.Error, err.Error())

@@ -34,7 +34,7 @@ func main() { pkg.Exit(run()) }
 func run() error {
 	var env pkg.Env
 	serverURL := env.URL("SERVER_URL", "http://localhost:8080/hello")
-	requests := env.Int("REQUESTS", "5")
+	requests := env.Uint("REQUESTS", "5")
 	work := env.Duration("WORK_DURATION", "200ms")
 	if env.Err != nil {
 		return env.Err
@@ -72,21 +72,18 @@ func run() error {
 // makeRequest sends one request, as one trace.
 func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, work time.Duration) error {
 	start := time.Now()
-	// There is no span in ctx yet, so this one starts a new trace: it is the root. The ctx that Start returns holds the
-	// span. Hand that one on, and each span that is started with it becomes a child. This is all that Go's context is
-	// for here: it carries the span from function to function, inside one program.
+	// There is no span in ctx yet, so this one starts a new trace: it is the root. The ctx that Start returns holds
+	// the span. Hand that one on, and each span that is started with it becomes a child. This is all that Go's
+	// context is for here: it carries the span from function to function, inside one program.
 	ctx, span := tracer.Start(ctx, "make request")
 	// A span that isn't ended is never sent. Defer End where the span covers the whole function, as here.
 	defer span.End()
 
 	// Baggage travels with the trace context to every service that has a part in this trace. Those you call can all
 	// read it, so keep secrets out. It is not part of a span until somebody puts it there: see the server.
-	username, err := baggage.NewMemberRaw("username", "donuts")
-	if err != nil {
-		return pkg.Fail(span, err)
-	}
-	bag, err := baggage.New(username)
-	if err != nil {
+	username, err1 := baggage.NewMemberRaw("username", "donuts")
+	bag, err2 := baggage.New(username)
+	if err := errors.Join(err1, err2); err != nil {
 		return pkg.Fail(span, err)
 	}
 	ctx = baggage.ContextWithBaggage(ctx, bag)
@@ -98,8 +95,9 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("the server answered %d: %q", status, body)
 	}
-	// An event is a moment in a span. In Jaeger, open the span and then "Logs". OpenTelemetry is moving events to logs
-	// that carry the span's ids; AddEvent is shown here since backends show it with the span, and it stays supported.
+	// An event is a moment in a span. In Jaeger, open the span and then "Logs". OpenTelemetry is moving events to
+	// logs that carry the span's ids; AddEvent is shown here since backends show it with the span, and it stays
+	// supported.
 	span.AddEvent("answer", trace.WithAttributes(attribute.String("body", body)))
 	// The trace id leads from this line on your terminal to the trace: paste it into Jaeger's search field.
 	fmt.Println(status, span.SpanContext().TraceID(), time.Since(start).Round(time.Millisecond))
@@ -126,9 +124,9 @@ func get(ctx context.Context, client *http.Client, url *url.URL) (status int, bo
 	return response.StatusCode, string(read), err
 }
 
-// newClient returns an HTTP client that traces. The transport, from OpenTelemetry's instrumentation library, makes the
-// span `HTTP GET` around each request, and injects the trace context into the request's headers. That is how a trace
-// leaves a program over HTTP. With the W3C's format, the default, the headers are:
+// newClient returns an HTTP client that traces. The transport, from OpenTelemetry's instrumentation library, makes
+// the span `HTTP GET` around each request, and injects the trace context into the request's headers. That is how a
+// trace leaves a program over HTTP. With the W3C's format, the default, the headers are:
 //
 //	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (01: this trace is sampled, so record it)
 //	baggage: username=donuts
@@ -144,8 +142,8 @@ func newClient(work time.Duration) *http.Client {
 	}
 }
 
-// waitForServer asks the server's health check until it is well, for at most 60 s. In Jaeger it is a trace of its own,
-// and each try that failed is an event of it.
+// waitForServer asks the server's health check until it is well, for at most 60 s. In Jaeger it is a trace of its
+// own, and each try that failed is an event of it.
 func waitForServer(ctx context.Context, serverURL *url.URL) error {
 	ctx, span := tracer.Start(ctx, "wait for server")
 	defer span.End()
@@ -171,7 +169,8 @@ func waitForServer(ctx context.Context, serverURL *url.URL) error {
 func exampleError(ctx context.Context) {
 	_, span := tracer.Start(ctx, "example error")
 	pkg.Fail(span, errors.New("this error is an example"))
-	// Call End, rather than defer it, where the span covers a part of a function. Whatever follows is not in the span.
+	// Call End, rather than defer it, where the span covers a part of a function. Whatever follows is not in the
+	// span.
 	span.End()
 }
 

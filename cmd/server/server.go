@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -12,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
@@ -29,7 +31,7 @@ func main() { pkg.Exit(run()) }
 
 func run() error {
 	var env pkg.Env
-	address := env.Address("LISTEN_ADDR", "localhost:8080")
+	address := cmp.Or(os.Getenv("LISTEN_ADDR"), "localhost:8080")
 	redisOptions := env.Redis("REDIS_URL", "redis://localhost:6379/0")
 	work := env.Duration("WORK_DURATION", "200ms")
 	if env.Err != nil {
@@ -41,6 +43,10 @@ func run() error {
 		return checkHealth(address)
 	}
 
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("LISTEN_ADDR=%q: want a free host:port of this machine: %w", address, err)
+	}
 	ctx := pkg.SignalContext()
 	shutdown, err := pkg.StartTracing(ctx, "server")
 	if err != nil {
@@ -52,12 +58,13 @@ func run() error {
 		return err
 	}
 	defer broker.Close()
-	if err := broker.Ping(ctx); pkg.IsRefused(err) {
+	if err := broker.Ready(ctx); errors.Is(err, pkg.ErrRefused) {
 		return err
 	} else if err != nil {
-		slog.Warn("Redis is away, GET /hello answers 503 until it is back", "error", err)
+		slog.Warn("GET /hello answers 503 for now", "error", err)
 	}
-	return serve(ctx, address, newHandler(broker, work), work)
+	// On SIGTERM, Serve finishes the requests that it has accepted. Then the deferred calls run, the last one first.
+	return pkg.Serve(ctx, listener, newHandler(broker, work), work)
 }
 
 // server holds what the handlers need.
@@ -66,10 +73,10 @@ type server struct {
 	work   time.Duration
 }
 
-// newHandler returns the server's routes. otelhttp.NewHandler extracts the trace context from the request's headers and
-// starts the span `GET /hello` as a child of the client's span: the trace goes on. It is wrapped around one route,
-// inside the mux, since only there the route is known; it gives the span its name. /healthz has no span: it is asked
-// every few seconds, and nobody would look at those traces.
+// newHandler returns the server's routes. otelhttp.NewHandler extracts the trace context from the request's headers
+// and starts the span `GET /hello` as a child of the client's span: the trace goes on. It is wrapped around one
+// route, inside the mux, since only there the route is known; it gives the span its name. /healthz has no span: it is
+// asked every few seconds, and nobody would look at those traces.
 func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	s := &server{broker, work}
 	mux := http.NewServeMux()
@@ -81,24 +88,24 @@ func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 // hello answers one request.
 func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	// The request's context holds the span that otelhttp started. Its trace id in the answer leads whoever asked to the
-	// trace: try `curl -i localhost:8080/hello`.
+	// The request's context holds the span that otelhttp started. Its trace id in the answer leads whoever asked to
+	// the trace: try `curl -i localhost:8080/hello`.
 	ctx := r.Context()
 	if id := trace.SpanContextFromContext(ctx).TraceID(); id.IsValid() {
 		w.Header().Set("Trace-Id", id.String())
 	}
 	status, body := http.StatusOK, "hello, world"
-	if err := s.handle(ctx, body); err != nil {
-		// otelhttp makes its span an error for each status from 500 on. The answer gives a short reason: addresses and
-		// raw errors stay in the log, beside the trace id.
+	err := s.handle(ctx, body)
+	if err != nil {
+		// otelhttp makes its span an error for each status from 500 on. The answer gives a short reason: addresses
+		// and raw errors stay in the log, beside the trace id.
 		status, body = http.StatusServiceUnavailable, reason(err)
-		slog.ErrorContext(ctx, "handle request", "error", err)
 	}
 	w.WriteHeader(status)
 	fmt.Fprintln(w, body)
-	// What happened goes to the log, and the context gives the line its trace id and span id (see pkg/log.go). So a line
-	// leads to its trace. This is what OpenTelemetry advises for new code in place of span events.
-	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start))
+	// What happened goes to the log, and the context gives the line its trace id and span id (see pkg/program.go). So
+	// a line leads to its trace. This is what OpenTelemetry advises for new code in place of span events.
+	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start), "error", err)
 }
 
 // handle is the work of one request: a span of your own, inside the one of the library.
@@ -143,38 +150,6 @@ func reason(err error) string {
 		return "no worker is listening"
 	}
 	return "the message broker is not available"
-}
-
-// serve answers requests until ctx is done, then finishes those that it has accepted, within 4 s.
-func serve(ctx context.Context, address string, handler http.Handler, work time.Duration) error {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("LISTEN_ADDR=%q: %w; want a free host:port of this machine", address, err)
-	}
-	// Without timeouts, a client that sends slowly holds a connection for ever.
-	server := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      work + 10*time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    32 << 10,
-	}
-	slog.Info("listening", "address", listener.Addr().String())
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serve: %w", err)
-	case <-ctx.Done():
-	}
-	// ctx is done already, so the time to finish needs a context of its own.
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
-	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
-		slog.Warn("requests were cut off", "error", errors.Join(err, server.Close()))
-	}
-	return nil
 }
 
 // checkHealth is the container's health check. The image has no shell and no curl, so the program asks itself.

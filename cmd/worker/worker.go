@@ -7,7 +7,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
@@ -40,29 +39,31 @@ func run() error {
 	defer broker.Close()
 
 	// A span that processes a message always links to the span that published it. It is also that one's child by
-	// default, so that you see one trace. With `root` it starts a trace of its own, and the link leads from one to the
-	// other: right where a message waits for hours, or where one span processes a batch of many traces' messages.
+	// default, so that you see one trace. With `root` it starts a trace of its own, and the link leads from one to
+	// the other: right where a message waits for hours, or where one span processes a batch of many traces' messages.
 	var options []trace.SpanStartOption
 	if processSpan == "root" {
 		options = append(options, trace.WithNewRoot())
 	}
+
+	// Receive calls this for each message. The span `process work` is in ctx, as a request's span is in the context
+	// of an HTTP handler: Receive does what otelhttp did in the server. An error that you return makes that span an
+	// error.
+	handle := func(ctx context.Context, message pkg.Message) error {
+		// This was set in the client, two hops away. The server did nothing for it but pass ctx on.
+		username := baggage.FromContext(ctx).Member("username").Value()
+		// As an attribute you can search for it: in Jaeger, enter username=donuts under "Tags".
+		trace.SpanFromContext(ctx).SetAttributes(attribute.String("username", username))
+		pkg.Work(ctx, work)
+		slog.InfoContext(ctx, "processed", "message", message.ID, "username", username)
+		return nil
+	}
+
 	// On SIGTERM, Receive takes no new messages, finishes what it has received, and returns. Then the deferred calls
-	// run, the last one first: Redis is closed, and the last spans are sent.
-	return broker.Receive(ctx, func(ctx context.Context, message pkg.Message) error {
-		return handle(ctx, message, work)
-	}, options...)
-}
-
-// handle works on one message. The span `process work` is in ctx, as a request's span is in an HTTP handler: Receive
-// does here what otelhttp did in the server. An error that handle returns makes that span an error.
-func handle(ctx context.Context, message pkg.Message, work time.Duration) error {
-	// Baggage set in the client, two hops away. It came through the server, which did nothing for it but pass ctx on.
-	username := baggage.FromContext(ctx).Member("username").Value()
-	// As an attribute it can be searched for: in Jaeger, enter username=donuts under "Tags".
-	trace.SpanFromContext(ctx).SetAttributes(attribute.String("username", username))
-
-	pkg.Work(ctx, work)
-	slog.InfoContext(ctx, "processed", "message", message.ID, "username", username)
+	// run, the last one first: Redis is closed, and then the last spans are sent.
+	if err := broker.Receive(ctx, handle, options...); ctx.Err() == nil {
+		return err
+	}
 	return nil
 }
 
