@@ -2,6 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/connector/spanmetricsconnector"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter"
@@ -39,14 +43,67 @@ import (
 	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
 )
 
-// collectorCommand, as the first argument, makes this program a collector. The runner starts itself again with it, so
-// that each collector is a process of its own, as in compose: one can be stopped, killed or restarted without the others.
-const collectorCommand = "otelcol"
+// collectorName, as the first argument, makes this program a collector. The runner starts itself again with it, so that
+// each collector is a process of its own, as in compose: one can be stopped, killed or restarted without the others.
+const collectorName = "otelcol"
+
+// collectorVersion is that of the modules in go.mod, and so must be the image's.
+const collectorVersion = "0.158.0"
+
+// collectorCommand returns what makes this program the collector of a service: with the container's own arguments, and
+// with the YAML that it mounts, for the addresses of this machine.
+func (d *Demo) collectorCommand(s *service, instance int) (string, []string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", nil, err
+	}
+	onHost, err := d.mounts(s, instance)
+	if err != nil {
+		return "", nil, err
+	}
+	// In its container each has port 8888 for its own metrics. Here each needs its own, unless its YAML says more.
+	metrics, err := d.addresses.get(port{s.Name, instance, 8888})
+	if err != nil {
+		return "", nil, err
+	}
+	args := []string{collectorName, fmt.Sprintf("--config=yaml:service::telemetry::metrics::readers: [{pull: {exporter: "+
+		"{prometheus: {host: 127.0.0.1, port: %d, without_scope_info: true, without_units: true, without_type_suffix: true}}}}]",
+		portNumber(metrics))}
+	for _, arg := range s.Command {
+		name, value, ok := strings.Cut(arg, "=")
+		if !ok && strings.HasPrefix(arg, "-") || name != "--config" && name != "--set" && name != "--feature-gates" {
+			return "", nil, fmt.Errorf("command: %s: the runner can serve --config=PATH, --set=KEY=VALUE, --feature-gates=GATES", arg)
+		}
+		if name == "--config" && !strings.HasPrefix(value, "yaml:") && !strings.HasPrefix(value, "env:") {
+			if value, err = d.collectorConfig(s, instance, strings.TrimPrefix(value, "file:"), onHost); err != nil {
+				return "", nil, fmt.Errorf("command: %w", err)
+			}
+		} else if value, err = d.addresses.inText(s.Name, instance, value); err != nil {
+			return "", nil, fmt.Errorf("command: %s: %w", name, err)
+		}
+		args = append(args, name+"="+value)
+	}
+	return self, args, nil
+}
+
+// collectorConfig writes the YAML for one instance, and returns its path. It is asked for by its path in the container.
+func (d *Demo) collectorConfig(s *service, instance int, container string, onHost func(string) string) (string, error) {
+	file := onHost(container)
+	if file == container {
+		return "", fmt.Errorf("no volume mounts %s", container)
+	}
+	content, err := d.addresses.inFile(s.Name, instance, file, onHost)
+	if err != nil {
+		return "", err
+	}
+	mapped := filepath.Join(d.dir, fmt.Sprintf("%s-%d-%s", s.Name, instance, filepath.Base(file)))
+	return mapped, os.WriteFile(mapped, content, 0o600)
+}
 
 // runCollector is the collector's own command line: --config and --set mean what they mean in the image.
 func runCollector(args []string) error {
 	command := otelcol.NewCommand(otelcol.CollectorSettings{
-		BuildInfo: component.BuildInfo{Command: collectorCommand, Description: "the demo's collector", Version: "0.158.0"},
+		BuildInfo: component.BuildInfo{Command: collectorName, Description: "the demo's collector", Version: collectorVersion},
 		Factories: collectorFactories,
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
 			DefaultScheme: "env",
