@@ -3,11 +3,6 @@
 // in the browser, on the terminal and as a text that a test can compare.
 package backend
 
-import (
-	"net/http"
-	"time"
-)
-
 // Backend holds two stores, because the demo exports each span twice: what Jaeger would have got, and what Zipkin
 // would have.
 type Backend struct {
@@ -24,15 +19,3 @@ func (b *Backend) Jaeger() *Store { return b.jaeger }
 
 // Zipkin holds what came in Zipkin's format.
 func (b *Backend) Zipkin() *Store { return b.zipkin }
-
-// Server serves one of the handlers with the timeouts that a server on any port should have.
-func Server(h http.Handler) *http.Server {
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      time.Minute,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    64 << 10,
-	}
-}

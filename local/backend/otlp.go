@@ -2,7 +2,6 @@ package backend
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"time"
 
@@ -127,17 +126,4 @@ func attributes(from pcommon.Map) []Attribute {
 		all = append(all, Attribute{key, value.AsString()})
 	}
 	return all
-}
-
-// ParseJaeger reads what Jaeger's API (/api/v3/traces and below) answers.
-func ParseJaeger(body []byte) ([]*Trace, error) {
-	from, err := jaegerResult(body)
-	if err != nil {
-		return nil, err
-	}
-	traces, rejected := fromOTLP(from)
-	if rejected > 0 {
-		return nil, fmt.Errorf("%d spans have no id", rejected)
-	}
-	return traces, nil
 }

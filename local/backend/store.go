@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	zipkin "github.com/openzipkin/zipkin-go/model"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
@@ -37,7 +36,7 @@ type Span struct {
 	Resource   []Attribute // Zipkin has no resource: there it is the span's endpoints
 	Scope      string      // the instrumentation that made the span, with its version
 
-	zipkin *zipkin.SpanModel // what came, for Zipkin's API
+	zipkin *zipkinSpan // what came, for Zipkin's API
 }
 
 // Attribute is one attribute, its value as text.

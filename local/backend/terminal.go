@@ -127,6 +127,8 @@ func share(s *Span, start time.Time, total time.Duration) (at, length float64) {
 // duration writes a time with three digits at most that matter.
 func duration(d time.Duration) string {
 	switch {
+	case d == 0:
+		return "0"
 	case d < time.Millisecond:
 		return fmt.Sprintf("%d µs", d.Microseconds())
 	case d < 10*time.Millisecond:

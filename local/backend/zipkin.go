@@ -1,96 +1,220 @@
 package backend
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	zipkin "github.com/openzipkin/zipkin-go/model"
 	"github.com/openzipkin/zipkin-go/proto/zipkin_proto3"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 )
 
-// maxSpans bounds how many spans one POST may bring.
+// zipkinSpan is a span in Zipkin's JSON, its fields in the order in which Zipkin answers them.
+type zipkinSpan struct {
+	TraceID        string             `json:"traceId"`
+	ParentID       string             `json:"parentId,omitempty"`
+	ID             string             `json:"id"`
+	Kind           string             `json:"kind,omitempty"`
+	Name           string             `json:"name,omitempty"`
+	Timestamp      int64              `json:"timestamp,omitempty"` // microseconds
+	Duration       int64              `json:"duration,omitempty"`  // microseconds
+	LocalEndpoint  *zipkinEndpoint    `json:"localEndpoint,omitempty"`
+	RemoteEndpoint *zipkinEndpoint    `json:"remoteEndpoint,omitempty"`
+	Annotations    []zipkinAnnotation `json:"annotations,omitempty"`
+	Tags           map[string]string  `json:"tags,omitempty"`
+	Debug          bool               `json:"debug,omitempty"`
+	Shared         bool               `json:"shared,omitempty"`
+}
+
+type zipkinEndpoint struct {
+	ServiceName string `json:"serviceName,omitempty"`
+	IPv4        string `json:"ipv4,omitempty"`
+	IPv6        string `json:"ipv6,omitempty"`
+	Port        int    `json:"port,omitempty"`
+}
+
+type zipkinAnnotation struct {
+	Timestamp int64  `json:"timestamp"` // microseconds
+	Value     string `json:"value"`
+}
+
+// maxSpans bounds how many spans one POST may bring, since each costs far more memory than the few bytes that it has
+// in a body.
 const maxSpans = 100_000
 
 var errTooManySpans = fmt.Errorf("more than %d spans at once", maxSpans)
 
-// parseZipkinJSON reads a list of spans, as POST /api/v2/spans takes it.
-func parseZipkinJSON(body []byte) ([]*zipkin.SpanModel, error) {
-	var raw []json.RawMessage
-	if err := json.Unmarshal(body, &raw); err != nil {
-		return nil, err
+// parseZipkinJSON reads a list of spans.
+func parseZipkinJSON(body []byte) ([]*zipkinSpan, error) {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	if token, err := decoder.Token(); err != nil || token != json.Delim('[') {
+		return nil, errors.New("Expected a JSON_V2 encoded list")
 	}
-	if len(raw) > maxSpans {
-		return nil, errTooManySpans
-	}
-	spans := make([]*zipkin.SpanModel, 0, len(raw))
-	for _, text := range raw {
-		span := &zipkin.SpanModel{}
-		if err := json.Unmarshal(text, span); err != nil {
-			return nil, err
+	var spans []*zipkinSpan
+	for decoder.More() {
+		if len(spans) == maxSpans {
+			return nil, errTooManySpans
+		}
+		span := &zipkinSpan{}
+		if err := decoder.Decode(span); err != nil {
+			return nil, fmt.Errorf("%w reading List<Span> from json", err)
+		}
+		if err := span.normalize(); err != nil {
+			return nil, fmt.Errorf("%w reading List<Span> from json", err)
 		}
 		spans = append(spans, span)
 	}
-	return spans, checkZipkin(spans)
+	if _, err := decoder.Token(); err != nil {
+		return nil, fmt.Errorf("%w reading List<Span> from json", err)
+	}
+	return spans, nil
 }
 
 // parseZipkinProto reads a ListOfSpans of zipkin.proto.
-func parseZipkinProto(body []byte) ([]*zipkin.SpanModel, error) {
-	// Each span costs far more memory than the two bytes that an empty one has here: count them first.
+func parseZipkinProto(body []byte) ([]*zipkinSpan, error) {
 	for rest, count := body, 0; len(rest) > 0; count++ {
-		n := protowire.ConsumeFieldValue(consumeTag(rest))
-		_, _, tag := protowire.ConsumeTag(rest)
-		if tag < 0 || n < 0 {
-			return nil, errors.New("not a protobuf message")
+		number, _, n := protowire.ConsumeField(rest)
+		if n < 0 || number != 1 {
+			return nil, errors.New("Expected a PROTO3 encoded list")
 		}
 		if count == maxSpans {
 			return nil, errTooManySpans
 		}
-		rest = rest[tag+n:]
+		rest = rest[n:]
 	}
-	spans, err := zipkin_proto3.ParseSpans(body, false)
-	if err != nil {
-		return nil, err
+	var list zipkin_proto3.ListOfSpans
+	if err := proto.Unmarshal(body, &list); err != nil {
+		return nil, fmt.Errorf("%w reading List<Span> from proto3", err)
 	}
-	return spans, checkZipkin(spans)
+	spans := make([]*zipkinSpan, 0, len(list.Spans))
+	for _, from := range list.Spans {
+		span := &zipkinSpan{
+			TraceID:        hex.EncodeToString(from.TraceId),
+			ParentID:       hex.EncodeToString(from.ParentId),
+			ID:             hex.EncodeToString(from.Id),
+			Name:           from.Name,
+			Timestamp:      int64(min(from.Timestamp, math.MaxInt64)),
+			Duration:       int64(min(from.Duration, math.MaxInt64)),
+			LocalEndpoint:  endpointFromProto(from.LocalEndpoint),
+			RemoteEndpoint: endpointFromProto(from.RemoteEndpoint),
+			Tags:           from.Tags,
+			Debug:          from.Debug,
+			Shared:         from.Shared,
+		}
+		if from.Kind != zipkin_proto3.Span_SPAN_KIND_UNSPECIFIED {
+			span.Kind = from.Kind.String()
+		}
+		for _, a := range from.Annotations {
+			span.Annotations = append(span.Annotations, zipkinAnnotation{int64(min(a.Timestamp, math.MaxInt64)), a.Value})
+		}
+		if err := span.normalize(); err != nil {
+			return nil, fmt.Errorf("%w reading List<Span> from proto3", err)
+		}
+		spans = append(spans, span)
+	}
+	return spans, nil
 }
 
-func consumeTag(b []byte) (protowire.Number, protowire.Type, []byte) {
-	number, kind, n := protowire.ConsumeTag(b)
-	return number, kind, b[max(n, 0):]
+func endpointFromProto(from *zipkin_proto3.Endpoint) *zipkinEndpoint {
+	if from == nil {
+		return nil
+	}
+	e := &zipkinEndpoint{ServiceName: from.ServiceName, Port: int(from.Port)}
+	if ip, ok := netip.AddrFromSlice(from.Ipv4); ok {
+		e.IPv4 = ip.String()
+	}
+	if ip, ok := netip.AddrFromSlice(from.Ipv6); ok {
+		e.IPv6 = ip.String()
+	}
+	return e
 }
 
-// checkZipkin refuses what could not be shown, and makes equal what both decoders leave different.
-func checkZipkin(spans []*zipkin.SpanModel) error {
-	for _, s := range spans {
-		if s.TraceID.Empty() || s.ID == 0 {
-			return errors.New("a span must have a trace id and an id")
-		}
-		if s.Duration < 0 {
-			return errors.New("a duration must not be negative")
-		}
-		if s.Timestamp.Unix() <= 0 {
-			s.Timestamp = time.Time{}
-		}
-		if s.Kind == "SPAN_KIND_UNSPECIFIED" {
-			s.Kind = zipkin.Undetermined
-		}
-		if s.ParentID != nil && *s.ParentID == 0 {
-			s.ParentID = nil
+// normalize refuses what Zipkin refuses, in its words, and writes the rest as Zipkin does.
+func (s *zipkinSpan) normalize() (err error) {
+	if s.TraceID, err = zipkinTraceID(s.TraceID); err != nil {
+		return err
+	}
+	if s.ID, err = zipkinID("id", s.ID, 16); err != nil {
+		return err
+	}
+	if strings.Trim(s.ParentID, "0") == "" {
+		s.ParentID = ""
+	} else if s.ParentID, err = zipkinID("parentId", s.ParentID, 16); err != nil {
+		return err
+	}
+	if !slices.Contains([]string{"", "CLIENT", "SERVER", "PRODUCER", "CONSUMER"}, s.Kind) {
+		return fmt.Errorf("No enum constant zipkin2.Span.Kind.%s", s.Kind)
+	}
+	s.Timestamp, s.Duration = max(s.Timestamp, 0), max(s.Duration, 0)
+	slices.SortStableFunc(s.Annotations, func(a, b zipkinAnnotation) int { return cmp.Compare(a.Timestamp, b.Timestamp) })
+	for _, e := range []**zipkinEndpoint{&s.LocalEndpoint, &s.RemoteEndpoint} {
+		if *e != nil && **e == (zipkinEndpoint{}) {
+			*e = nil
 		}
 	}
 	return nil
 }
 
+// zipkinTraceID returns a trace id as Zipkin writes it: 16 or 32 digits.
+func zipkinTraceID(id string) (string, error) {
+	id, err := zipkinID("traceId", id, 32)
+	if err != nil {
+		return "", err
+	}
+	if strings.Trim(id, "0") == "" {
+		return "", errors.New("traceId is all zeros")
+	}
+	return strings.TrimPrefix(id, strings.Repeat("0", 16)), nil
+}
+
+// zipkinID returns an id with zeros before it.
+func zipkinID(field, id string, digits int) (string, error) {
+	switch {
+	case id == "":
+		return "", errors.New("Missing : " + field)
+	case len(id) > digits:
+		return "", fmt.Errorf("%s.length > %d", field, digits)
+	case strings.Trim(id, "0123456789abcdef") != "":
+		return "", fmt.Errorf("%s should be lower-hex encoded with no prefix", id)
+	}
+	return padded(id, digits), nil
+}
+
+func padded(id string, digits int) string { return strings.Repeat("0", digits-len(id)) + id }
+
+// lower returns the span as Zipkin answers it: its names in lower case.
+func (s *zipkinSpan) lower() *zipkinSpan {
+	answer := *s
+	answer.Name = strings.ToLower(s.Name)
+	for _, e := range []**zipkinEndpoint{&answer.LocalEndpoint, &answer.RemoteEndpoint} {
+		if *e != nil {
+			lowered := **e
+			lowered.ServiceName = strings.ToLower(lowered.ServiceName)
+			*e = &lowered
+		}
+	}
+	return &answer
+}
+
+func (e *zipkinEndpoint) service() string {
+	if e == nil {
+		return ""
+	}
+	return e.ServiceName
+}
+
 // fromZipkin sorts spans by their traces.
-func fromZipkin(spans []*zipkin.SpanModel) (traces []*Trace) {
+func fromZipkin(spans []*zipkinSpan) (traces []*Trace) {
 	parts := map[string]*Trace{}
 	for _, from := range spans {
 		span := spanFromZipkin(from)
@@ -105,29 +229,27 @@ func fromZipkin(spans []*zipkin.SpanModel) (traces []*Trace) {
 
 // spanFromZipkin reads back what the collector's exporter wrote into tags, because Zipkin has no field for it: the
 // kind of an internal span, the status, and links.
-func spanFromZipkin(from *zipkin.SpanModel) *Span {
+func spanFromZipkin(from *zipkinSpan) *Span {
+	start := time.UnixMicro(from.Timestamp).UTC()
 	span := &Span{
-		TraceID: fmt.Sprintf("%016x%016x", from.TraceID.High, from.TraceID.Low),
-		ID:      from.ID.String(),
-		Name:    from.Name,
-		Kind:    strings.ToLower(string(from.Kind)),
-		Start:   from.Timestamp,
-		End:     from.Timestamp.Add(from.Duration),
-		Status:  Status{Code: "unset"},
-		zipkin:  from,
-	}
-	if from.ParentID != nil {
-		span.ParentID = from.ParentID.String()
-	}
-	if span.Kind == "" && from.Tags["span.kind"] == "internal" {
-		span.Kind = "internal"
+		TraceID:  padded(from.TraceID, 32),
+		ID:       from.ID,
+		ParentID: from.ParentID,
+		Service:  from.LocalEndpoint.service(),
+		Name:     from.Name,
+		Kind:     cmp.Or(strings.ToLower(from.Kind), from.Tags["span.kind"]),
+		Start:    start,
+		End:      start.Add(time.Duration(min(from.Duration, math.MaxInt64/1000)) * time.Microsecond),
+		Status:   Status{Code: "unset"},
+		Resource: append(from.LocalEndpoint.attributes("local"), from.RemoteEndpoint.attributes("remote")...),
+		zipkin:   from,
 	}
 	for key, value := range from.Tags {
 		span.Attributes = append(span.Attributes, Attribute{key, value})
 	}
 	slices.SortFunc(span.Attributes, func(a, b Attribute) int { return cmp.Compare(a.Key, b.Key) })
-	for _, annotation := range from.Annotations {
-		span.Events = append(span.Events, Event{Time: annotation.Timestamp, Name: annotation.Value})
+	for _, a := range from.Annotations {
+		span.Events = append(span.Events, Event{Time: time.UnixMicro(a.Timestamp).UTC(), Name: a.Value})
 	}
 	for i := 0; ; i++ {
 		value, ok := from.Tags["otlp.link."+strconv.Itoa(i)]
@@ -143,39 +265,24 @@ func spanFromZipkin(from *zipkin.SpanModel) *Span {
 		if span.Status.Message == "" && message != "true" {
 			span.Status.Message = message
 		}
-	} else if strings.EqualFold(from.Tags["otel.status_code"], "ok") {
+	} else if from.Tags["otel.status_code"] == "STATUS_CODE_OK" {
 		span.Status.Code = "ok"
-	}
-	span.Resource = append(endpoint("local", from.LocalEndpoint), endpoint("remote", from.RemoteEndpoint)...)
-	if from.LocalEndpoint != nil {
-		span.Service = from.LocalEndpoint.ServiceName
 	}
 	return span
 }
 
-func endpoint(name string, e *zipkin.Endpoint) []Attribute {
-	if e.Empty() {
+func (e *zipkinEndpoint) attributes(which string) (all []Attribute) {
+	if e == nil {
 		return nil
 	}
-	all := []Attribute{{name + "Endpoint.serviceName", e.ServiceName}}
-	if len(e.IPv4) > 0 {
-		all = append(all, Attribute{name + "Endpoint.ipv4", e.IPv4.String()})
-	}
-	if len(e.IPv6) > 0 {
-		all = append(all, Attribute{name + "Endpoint.ipv6", e.IPv6.String()})
-	}
-	if e.Port != 0 {
-		all = append(all, Attribute{name + "Endpoint.port", strconv.Itoa(int(e.Port))})
+	for _, a := range []Attribute{
+		{"serviceName", e.ServiceName}, {"ipv4", e.IPv4}, {"ipv6", e.IPv6}, {"port", strconv.Itoa(e.Port)},
+	} {
+		if a.Value != "" && a.Value != "0" {
+			all = append(all, Attribute{which + "Endpoint." + a.Key, a.Value})
+		}
 	}
 	return all
-}
-
-// micros is what Zipkin's JSON has for times: microseconds, and none for no time.
-func micros(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return min(t.UnixMicro(), math.MaxInt64)
 }
 
 // ParseZipkin reads what Zipkin's API answers: one trace (/api/v2/trace/ID) or several (/api/v2/traces).
@@ -184,10 +291,10 @@ func ParseZipkin(body []byte) ([]*Trace, error) {
 	if err := json.Unmarshal(body, &lists); err != nil {
 		return nil, err
 	}
-	var all []*zipkin.SpanModel
-	if len(lists) > 0 && strings.HasPrefix(string(lists[0]), "{") {
+	if len(lists) > 0 && lists[0][0] == '{' {
 		lists = []json.RawMessage{body}
 	}
+	var all []*zipkinSpan
 	for _, list := range lists {
 		spans, err := parseZipkinJSON(list)
 		if err != nil {
