@@ -94,18 +94,17 @@ func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 	if id := trace.SpanContextFromContext(ctx).TraceID(); id.IsValid() {
 		w.Header().Set("Trace-Id", id.String())
 	}
-	status, body := http.StatusOK, "hello, world"
-	err := s.handle(ctx, body)
-	if err != nil {
+	status, body, result := http.StatusOK, "hello, world", "published"
+	if err := s.handle(ctx, body); err != nil {
 		// otelhttp makes its span an error for each status from 500 on. The answer gives a short reason: addresses
 		// and raw errors stay in the log, beside the trace id.
-		status, body = http.StatusServiceUnavailable, reason(err)
+		status, body, result = http.StatusServiceUnavailable, reason(err), err.Error()
 	}
 	w.WriteHeader(status)
 	fmt.Fprintln(w, body)
 	// What happened goes to the log, and the context gives the line its trace id and span id (see pkg/program.go). So
 	// a line leads to its trace. This is what OpenTelemetry advises for new code in place of span events.
-	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start), "error", err)
+	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start), "result", result)
 }
 
 // handle is the work of one request: a span of your own, inside the one of the library.
