@@ -68,7 +68,9 @@ func (d *Demo) collectorCommand(s *service, instance int) (string, []string, err
 	}
 	args := []string{collectorName, fmt.Sprintf("--config=yaml:service::telemetry::metrics::readers: [{pull: {exporter: "+
 		"{prometheus: {host: 127.0.0.1, port: %d, without_scope_info: true, without_units: true, without_type_suffix: true}}}}]",
-		portNumber(metrics))}
+		portNumber(metrics)),
+		// Which collector it is stands before each line already.
+		"--config=yaml:service::telemetry::logs::disable_zap_resource: true"}
 	for _, arg := range s.Command {
 		name, value, ok := strings.Cut(arg, "=")
 		if !ok && strings.HasPrefix(arg, "-") || name != "--config" && name != "--set" && name != "--feature-gates" {

@@ -70,6 +70,9 @@ func (d *Demo) planProcesses(s *service) error {
 		if err != nil {
 			return err
 		}
+		if command == "" {
+			return nil // it is left out, and said so
+		}
 		env, err := d.environment(s, i)
 		if err != nil {
 			return err

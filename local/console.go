@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"otel-demo/local/backend"
+)
+
+// console is what you see: what the services write, each line behind its service's name, on standard error; and the
+// traces on standard output.
+type console struct {
+	stdout, stderr *os.File
+
+	mu     sync.Mutex
+	colors map[string]int // by service, as they come
+	width  int            // of the longest name so far
+}
+
+func newConsole() *console {
+	return &console{stdout: os.Stdout, stderr: os.Stderr, colors: map[string]int{}, width: len("otel-collector")}
+}
+
+// inColor says whether a file is a terminal whose user wants colours: https://no-color.org.
+func inColor(f *os.File) bool { return os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd())) }
+
+// line writes a line of a service. The runner's own lines have no name before them.
+func (c *console) line(service, line string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if service == "" {
+		fmt.Fprintln(c.stderr, line)
+		return
+	}
+	c.width = max(c.width, len(service))
+	prefix := fmt.Sprintf("%-*s |", c.width, service)
+	if inColor(c.stderr) {
+		if _, ok := c.colors[service]; !ok {
+			c.colors[service] = 32 + len(c.colors)%5 // green to cyan; red is for errors
+		}
+		prefix = fmt.Sprintf("\x1b[%dm%s\x1b[0m", c.colors[service], prefix)
+	}
+	fmt.Fprintln(c.stderr, prefix, line)
+}
+
+// trace writes a trace as a tree.
+func (c *console) trace(t *backend.Trace, note string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	width, _, err := term.GetSize(int(c.stdout.Fd()))
+	if err != nil {
+		width = 0 // no terminal: backend's default
+	}
+	fmt.Fprintln(c.stdout)
+	if err := backend.WriteTree(c.stdout, t, backend.TreeOptions{Width: width, Color: inColor(c.stdout)}); err != nil {
+		fmt.Fprintln(c.stderr, "cannot write a trace:", err)
+	}
+	if note != "" {
+		fmt.Fprintln(c.stdout, note)
+	}
+}
+
+func (c *console) text(text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, _ = io.WriteString(c.stdout, text) // nobody left to tell
+}
+
+// settled is how long a whole trace must stay as it is before it counts as finished. The programs send a batch a second,
+// each at its own time.
+const settled = time.Second
+
+// watch writes each trace of a store once, when it is finished, until stop is closed. Then it writes the others, each
+// with what it still lacks.
+func (c *console) watch(store *backend.Store, stop <-chan struct{}) {
+	type state struct {
+		spans   int
+		since   time.Time
+		written bool
+	}
+	seen := map[string]*state{}
+	for last := false; ; {
+		changed := store.Changed()
+		traces := store.Traces()
+		missing := backend.Missing(traces)
+		var next <-chan time.Time
+		for _, t := range traces {
+			s := seen[t.ID]
+			if s == nil {
+				s = &state{}
+				seen[t.ID] = s
+			}
+			if s.spans != len(t.Spans) {
+				s.spans, s.since = len(t.Spans), time.Now()
+			}
+			switch rest := settled - time.Since(s.since); {
+			case s.written:
+			case last || missing[t.ID] == "" && rest <= 0:
+				note := ""
+				if lacks := missing[t.ID]; lacks != "" {
+					note = "not whole: it lacks " + lacks
+				}
+				c.trace(t, note)
+				s.written = true
+			case missing[t.ID] == "" && next == nil:
+				next = time.After(rest)
+			}
+		}
+		if last {
+			return
+		}
+		select {
+		case <-changed:
+		case <-next:
+		case <-stop:
+			last = true
+		}
+	}
+}
