@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"embed"
 	"html/template"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -214,14 +215,22 @@ func (s site) trace(w http.ResponseWriter, r *http.Request) {
 		answerPage(w, http.StatusNotFound, "trace.html", tracePage{site: s, NotFound: "There is no such trace here, or no longer."})
 		return
 	}
-	all := s.store.Traces()
 	tree := t.tree()
-	page := tracePage{site: s, Trace: t, Root: tree[0].Span, Per: t.Services(), Missing: Missing(all)[t.ID]}
+	page := tracePage{site: s, Trace: t, Root: tree[0].Span, Per: t.Services(), Missing: Missing(s.store.Traces())[t.ID]}
 	for i := range 5 {
 		page.Ticks = append(page.Ticks, tick{float64(25 * i), t.Duration() * time.Duration(i) / 4})
 	}
 
-	spans, start, total, left := index(all), t.Start(), t.Duration(), shownSpans
+	linked := map[string]*Trace{}
+	for _, span := range t.Spans {
+		for _, l := range span.Links {
+			if to := s.store.Trace(l.TraceID); to != nil {
+				linked[l.TraceID] = to
+			}
+		}
+	}
+	spans := index(slices.Collect(maps.Values(linked)))
+	start, total, left := t.Start(), t.Duration(), shownSpans
 	var view func(nodes []*node) (views []*spanView)
 	view = func(nodes []*node) (views []*spanView) {
 		for _, n := range nodes {

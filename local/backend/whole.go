@@ -11,37 +11,40 @@ func Whole(t *Trace, all []*Trace) bool {
 // names is there, each message that was published was received (a consumer's span is the child of the producer's, or
 // links to it from any trace), and each HTTP client that got an answer has a span of the server below it.
 func Missing(all []*Trace) map[string]string {
-	below := map[spanKey]map[string]bool{} // the kinds of a span's children, and of the spans that link to it
-	note := func(trace, span, kind string) {
-		key := spanKey{trace, span}
-		if below[key] == nil {
-			below[key] = map[string]bool{}
-		}
-		below[key][kind] = true
-	}
+	consumed, served := map[spanKey]bool{}, map[spanKey]bool{} // spans with a consumer's or a server's span below them
 	for _, t := range all {
 		for _, s := range t.Spans {
-			note(t.ID, s.ParentID, s.Kind)
-			if s.Kind == "consumer" {
+			switch s.Kind {
+			case "consumer":
+				consumed[spanKey{t.ID, s.ParentID}] = true
 				for _, link := range s.Links {
-					note(link.TraceID, link.SpanID, s.Kind)
+					consumed[spanKey{link.TraceID, link.SpanID}] = true
 				}
+			case "server":
+				served[spanKey{t.ID, s.ParentID}] = true
 			}
 		}
 	}
 
-	spans, missing := index(all), map[string]string{}
+	missing := map[string]string{}
 	for _, t := range all {
+		here := map[string]bool{"": true}
 		for _, s := range t.Spans {
-			name, kinds := fmt.Sprintf("%s %q", s.Service, s.Name), below[spanKey{t.ID, s.ID}]
+			here[s.ID] = true
+		}
+		for _, s := range t.Spans {
+			what := ""
 			switch {
-			case s.ParentID != "" && spans[spanKey{t.ID, s.ParentID}] == nil:
-				missing[t.ID] = "the parent of " + name
-			case s.Kind == "producer" && !kinds["consumer"]:
-				missing[t.ID] = "the consumer of " + name
-			case s.Kind == "client" && s.Attribute("http.response.status_code") != "" && !kinds["server"]:
-				missing[t.ID] = "the server of " + name
+			case !here[s.ParentID]:
+				what = "parent"
+			case s.Kind == "producer" && !consumed[spanKey{t.ID, s.ID}]:
+				what = "consumer"
+			case s.Kind == "client" && s.Attribute("http.response.status_code") != "" && !served[spanKey{t.ID, s.ID}]:
+				what = "server"
+			default:
+				continue
 			}
+			missing[t.ID] = fmt.Sprintf("the %s of %s %q", what, s.Service, s.Name)
 		}
 	}
 	return missing

@@ -1,5 +1,7 @@
 package backend
 
+//lint:file-ignore ST1005 the errors are Zipkin's, word for word
+
 import (
 	"cmp"
 	"compress/gzip"
