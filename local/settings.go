@@ -128,6 +128,18 @@ func firstUnknown(tree any, known []string) string {
 				}
 			}
 			return ""
+		case []any:
+			// Merged files have their variables and arguments as NAME=VALUE.
+			for _, item := range node {
+				name, _, ok := strings.Cut(fmt.Sprint(item), "=")
+				if !ok {
+					return strings.Join(path, ".")
+				}
+				if unknown := walk(append(slices.Clone(path), name), item); unknown != "" {
+					return unknown
+				}
+			}
+			return ""
 		default:
 			if node == nil || reflect.ValueOf(node).IsZero() {
 				return ""
