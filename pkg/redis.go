@@ -7,6 +7,7 @@ import (
 
 	"github.com/redis/go-redis/extra/redisotel/v9"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"golang.org/x/time/rate"
 )
@@ -20,6 +21,7 @@ func NewBroker(options *redis.Options) (*Broker, error) {
 	options.DisableIdentity = true
 	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 
+	logging.Disable() // go-redis has a log of its own, without end while Redis is away; each error is returned as well
 	client := redis.NewClient(options)
 	// redisotel makes a span of each command, without the statement, which would hold the whole payload.
 	err := redisotel.InstrumentTracing(client,

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/baggage"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+
+	"otel-demo/pkg"
+)
+
+var spans = tracetest.NewSpanRecorder()
+
+func TestMain(m *testing.M) {
+	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
+	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
+	os.Exit(m.Run())
+}
+
+// start returns a Redis that somebody listens on if listen is true, and the server's address. finish stops the server:
+// an answer can arrive before its span has ended.
+func start(t *testing.T, listen bool) (redisServer *miniredis.Miniredis, url string, finish func()) {
+	t.Helper()
+	spans.Reset()
+	redisServer = miniredis.RunT(t)
+	if listen {
+		listener := redisServer.NewSubscriber()
+		listener.Subscribe("work")
+		go func() {
+			for range listener.Messages() {
+			}
+		}()
+	}
+	broker, err := pkg.NewBroker(&redis.Options{Addr: redisServer.Addr()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(newHandler(broker, time.Millisecond))
+	t.Cleanup(func() { server.Close(); broker.Close() })
+	return redisServer, server.URL, server.Close
+}
+
+func do(t *testing.T, ctx context.Context, client *http.Client, method, url string) (*http.Response, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, string(body)
+}
+
+// tree returns the spans as lines: name, kind, error, each two spaces deeper than its parent.
+func tree() string {
+	children := map[trace.SpanID][]sdktrace.ReadOnlySpan{}
+	known := map[trace.SpanID]bool{}
+	for _, span := range spans.Ended() {
+		known[span.SpanContext().SpanID()] = true
+	}
+	for _, span := range spans.Ended() {
+		parent := span.Parent().SpanID()
+		if !known[parent] {
+			parent = trace.SpanID{}
+		}
+		children[parent] = append(children[parent], span)
+	}
+	var lines []string
+	var write func(parent trace.SpanID, indent string)
+	write = func(parent trace.SpanID, indent string) {
+		for _, span := range children[parent] {
+			line := fmt.Sprintf("%s%s %v", indent, span.Name(), span.SpanKind())
+			if span.Status().Code == codes.Error {
+				line += " error"
+			}
+			lines = append(lines, line)
+			write(span.SpanContext().SpanID(), indent+"  ")
+		}
+	}
+	write(trace.SpanID{}, "")
+	return strings.Join(lines, "\n")
+}
+
+func wantTree(t *testing.T, want string) {
+	t.Helper()
+	if got := tree(); got != want {
+		t.Errorf("got the spans\n%s\n\nwant\n%s", got, want)
+	}
+}
+
+func TestARequestIsOneTrace(t *testing.T) {
+	_, url, finish := start(t, true)
+	client := &http.Client{Transport: otelhttp.NewTransport(http.DefaultTransport)}
+	member, _ := baggage.NewMemberRaw("username", "donuts")
+	bag, _ := baggage.New(member)
+	response, body := do(t, baggage.ContextWithBaggage(t.Context(), bag), client, http.MethodGet, url+"/hello")
+	finish()
+	if response.StatusCode != 200 || body != "hello, world\n" {
+		t.Errorf("got %d %q", response.StatusCode, body)
+	}
+	wantTree(t, `HTTP GET client
+  GET /hello server
+    handle request internal
+      publish work producer
+        publish client`)
+	for _, span := range spans.Ended() {
+		if id := span.SpanContext().TraceID().String(); id != response.Header.Get("Trace-Id") {
+			t.Errorf("%s is in the trace %s, want that of the header, %s", span.Name(), id, response.Header.Get("Trace-Id"))
+		}
+		if span.Name() == "handle request" {
+			event := span.Events()[0]
+			if event.Name != "read baggage" || event.Attributes[0].Value.AsString() != "donuts" {
+				t.Errorf("handle request has the event %v, want the baggage", event)
+			}
+		}
+	}
+}
+
+func TestFailuresAre503AndErrors(t *testing.T) {
+	const failed = `GET /hello server error
+  handle request internal error
+    publish work producer error
+      publish client`
+	t.Run("nobody listens", func(t *testing.T) {
+		_, url, finish := start(t, false)
+		response, body := do(t, t.Context(), http.DefaultClient, http.MethodGet, url+"/hello")
+		health, reason := do(t, t.Context(), http.DefaultClient, http.MethodGet, url+"/healthz")
+		finish()
+		if response.StatusCode != 503 || body != "no worker is listening\n" {
+			t.Errorf("/hello answers %d %q", response.StatusCode, body)
+		}
+		if health.StatusCode != 503 || reason != body {
+			t.Errorf("/healthz answers %d %q", health.StatusCode, reason)
+		}
+		wantTree(t, failed)
+	})
+	t.Run("Redis is away", func(t *testing.T) {
+		redisServer, url, finish := start(t, true)
+		address := redisServer.Addr()
+		redisServer.Close()
+		begin := time.Now()
+		response, body := do(t, t.Context(), http.DefaultClient, http.MethodGet, url+"/hello")
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("/hello took %v, want 2 s at most", took)
+		}
+		health, reason := do(t, t.Context(), http.DefaultClient, http.MethodGet, url+"/healthz")
+		finish()
+		if response.StatusCode != 503 || body != "the message broker is not available\n" || strings.Contains(body, address) {
+			t.Errorf("/hello answers %d %q", response.StatusCode, body)
+		}
+		if health.StatusCode != 503 || reason != body {
+			t.Errorf("/healthz answers %d %q", health.StatusCode, reason)
+		}
+		wantTree(t, failed+" error")
+	})
+}
+
+func TestRoutes(t *testing.T) {
+	_, url, finish := start(t, true)
+	for _, want := range []struct {
+		method, path string
+		status       int
+	}{
+		{http.MethodGet, "/healthz", 200},
+		{http.MethodGet, "/", 404},
+		{http.MethodGet, "/hello/x", 404},
+		{http.MethodPost, "/hello", 405},
+		{http.MethodDelete, "/healthz", 405},
+	} {
+		if response, _ := do(t, t.Context(), http.DefaultClient, want.method, url+want.path); response.StatusCode != want.status {
+			t.Errorf("%s %s answers %d, want %d", want.method, want.path, response.StatusCode, want.status)
+		}
+	}
+	finish()
+	wantTree(t, "") // none of these has a span
+}
+
+func TestABrokenTraceparentStartsANewTrace(t *testing.T) {
+	_, url, finish := start(t, true)
+	request, _ := http.NewRequest(http.MethodGet, url+"/hello", nil)
+	request.Header.Set("Traceparent", "00-nonsense")
+	request.Header.Set("Baggage", strings.Repeat("a=b,", 1000)+";;=")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	finish()
+	if response.StatusCode != 200 || response.Header.Get("Trace-Id") == "" {
+		t.Errorf("got %d and the trace %q", response.StatusCode, response.Header.Get("Trace-Id"))
+	}
+}

@@ -1,0 +1,59 @@
+package pkg_test
+
+import (
+	"context"
+	"fmt"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// oldSystem is a propagator of your own. It reads and writes the one header that an older system knows, so that its
+// requests and yours are in one trace. That header has no span id and no sampling decision.
+type oldSystem struct{}
+
+const header = "x-trace-id"
+
+func (oldSystem) Inject(ctx context.Context, carrier propagation.TextMapCarrier) {
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		carrier.Set(header, span.TraceID().String())
+	}
+}
+
+func (oldSystem) Extract(ctx context.Context, carrier propagation.TextMapCarrier) context.Context {
+	id, err := trace.TraceIDFromHex(carrier.Get(header))
+	// A propagator never fails: what it can't read, it leaves alone. W3C's headers say more, so they win.
+	if err != nil || trace.SpanContextFromContext(ctx).IsValid() {
+		return ctx
+	}
+	return trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID:    id,
+		SpanID:     trace.SpanID(id[8:]), // a context is valid only with a span id: this parent is never found
+		TraceFlags: trace.FlagsSampled,
+		Remote:     true,
+	}))
+}
+
+// Fields are the headers that Inject sets. A carrier that is used again is cleared of them.
+func (oldSystem) Fields() []string { return []string{header} }
+
+// A propagator of your own, beside W3C's: an old system sends its trace ids in a header x-trace-id. Set this composite
+// with otel.SetTextMapPropagator, and otelhttp and the broker both use it.
+func Example_propagator() {
+	propagator := propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}, oldSystem{})
+
+	// A request from the old system: its trace goes on.
+	ctx := propagator.Extract(context.Background(), propagation.MapCarrier{header: "4bf92f3577b34da6a3ce929d0e0e4736"})
+	fmt.Println("from the old system:", trace.SpanContextFromContext(ctx).TraceID())
+
+	// A request to anybody: both kinds of headers, and the receiver reads the one that it knows.
+	carrier := propagation.MapCarrier{}
+	propagator.Inject(ctx, carrier)
+	fmt.Println("traceparent:", carrier["traceparent"])
+	fmt.Println("x-trace-id: ", carrier[header])
+
+	// Output:
+	// from the old system: 4bf92f3577b34da6a3ce929d0e0e4736
+	// traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-a3ce929d0e0e4736-01
+	// x-trace-id:  4bf92f3577b34da6a3ce929d0e0e4736
+}
