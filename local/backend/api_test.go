@@ -350,6 +350,14 @@ func TestZipkinPost(t *testing.T) {
 	}
 }
 
+func TestZipkinLeavesOutWhatMakesNoSense(t *testing.T) {
+	h := New().ZipkinHandler()
+	ask(h, "POST", "/api/v2/spans", `[{"traceId":"a","id":"1","parentId":"0","timestamp":-1,"duration":-1,"localEndpoint":{},"unknown":1}]`)
+	if w := ask(h, "GET", "/api/v2/trace/a", ""); strings.TrimSpace(w.Body.String()) != `[{"traceId":"000000000000000a","id":"0000000000000001"}]` {
+		t.Error(w.Body)
+	}
+}
+
 func TestRequestsAreBounded(t *testing.T) {
 	h := New().ZipkinHandler()
 	var packed bytes.Buffer

@@ -138,6 +138,23 @@ func TestMatchShowsWhatDiffers(t *testing.T) {
 	}
 }
 
+func TestMatchShowsTheMostSimilarShapeOpposite(t *testing.T) {
+	want := strings.Join([]string{
+		strings.Replace(blockOf(demoShape, "make request"), "donuts", "bagels", 1),
+		"1 trace\nclient  wait for server  internal  username=nobody\n",
+		"1 trace\nclient  example error  internal\n",
+	}, "\n")
+	err := Match(want, traces(demo()))
+	if err == nil {
+		t.Fatal("it matches")
+	}
+	for _, sign := range []string{"\n-", "\n+"} {
+		if n := strings.Count(err.Error(), sign); n != 4 { // the file's name, and a line of each block
+			t.Errorf("%d lines begin with %q in\n%v", n, sign, err)
+		}
+	}
+}
+
 func TestMatchRefusesATextThatIsNoShape(t *testing.T) {
 	for _, want := range []string{
 		"client  make request\n", "five traces\na  b\n", "2-1 traces\na  b\n", "1 trace\n", "-1 traces\na  b\n",
@@ -154,6 +171,8 @@ func TestMissing(t *testing.T) {
 	// The worker's span as the root of a trace of its own, that only links to the message.
 	linked := slices.Clone(rooted)
 	linked[5].trace, linked[5].parent = 3, 0
+	child := slices.Clone(rooted)
+	child[5].link = nil
 	without := func(place int) []*Trace {
 		all := traces(rooted)
 		all[0].Spans = slices.Delete(slices.Clone(all[0].Spans), place-1, place)
@@ -166,6 +185,7 @@ func TestMissing(t *testing.T) {
 	}{
 		"all is there":                   {traces(rooted), ""},
 		"the worker links only":          {traces(linked), ""},
+		"the worker is a child only":     {traces(child), ""},
 		"no span of the worker":          {without(6), `the consumer of server "publish work"`},
 		"no root":                        {without(1), `the parent of client "HTTP GET"`},
 		"the linking trace is not there": {traces(linked)[:1], `the consumer of server "publish work"`},

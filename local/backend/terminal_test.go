@@ -79,6 +79,16 @@ func TestTreeInColorIsTheSameText(t *testing.T) {
 	}
 }
 
+func TestTreeShowsASpanThatTakesNoTime(t *testing.T) {
+	for _, at := range []time.Duration{0, 50 * ms, 100 * ms} {
+		spans := []testSpan{{2, 0, "a", "b", internal, 0, 100 * ms, "", nil, nil}, {2, 1, "a", "b", internal, at, 0, "", nil, nil}}
+		lines := strings.Split(tree(t, spans, TreeOptions{}), "\n")
+		if strings.Count(lines[2], "█") != 1 || utf8.RuneCountInString(lines[2]) != 80 {
+			t.Errorf("at %v: %q", at, lines[2])
+		}
+	}
+}
+
 func TestTreeNamesTheTraceThatASpanLinksTo(t *testing.T) {
 	spans := []testSpan{
 		{3, 0, "worker", "process work", consumer, 0, ms, "", nil, []int{2}},
