@@ -22,6 +22,7 @@ type Options struct {
 	Files     []string                   // compose files, relative to Root or absolute, merged in this order
 	FreePorts bool                       // published ports get free numbers too, so that several demos run side by side
 	RedisURL  string                     // a Redis server to use, rather than the runner's own
+	Programs  string                     // a folder that has the programs already; if empty, they are built
 	Line      func(service, line string) // gets each line that a service writes, one at a time; service is "" for the demo's own
 }
 

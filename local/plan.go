@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -99,7 +100,7 @@ func (d *Demo) planProcesses(s *service) error {
 func (d *Demo) command(s *service, instance int) (command string, args []string, err error) {
 	switch s.kind {
 	case program:
-		command = filepath.Join(d.dir, *s.Build.Args["CMD"])
+		command = filepath.Join(cmp.Or(d.options.Programs, d.dir), *s.Build.Args["CMD"])
 		if runtime.GOOS == "windows" {
 			command += ".exe"
 		}
@@ -166,23 +167,28 @@ func (d *Demo) build(ctx context.Context) error {
 		}
 		names, packages = append(names, name), append(packages, "./cmd/"+name)
 	}
-	if len(names) == 0 {
+	if len(names) == 0 || d.options.Programs != "" {
 		return nil
 	}
 	return d.progress("building "+strings.Join(names, ", "), func() error {
-		// The tag, the flags and the variable are those of the Dockerfile.
-		args := []string{"-C", d.options.Root, "build", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", d.dir + string(filepath.Separator)}
-		cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		confine(cmd)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return fmt.Errorf("go build: %w\n%s", err, out)
-		}
-		return nil
+		return goBuild(ctx, d.options.Root, d.dir, packages...)
 	})
+}
+
+// goBuild compiles packages of the project into a folder.
+func goBuild(ctx context.Context, root, dir string, packages ...string) error {
+	// The tag, the flags and the variable are those of the Dockerfile.
+	args := []string{"-C", root, "build", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", dir + string(filepath.Separator)}
+	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	confine(cmd)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // waitFor waits until what another service depends on is so.

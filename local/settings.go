@@ -19,6 +19,7 @@ const (
 	jaeger     kind = "jaeger"     // the backend in the runner
 	zipkin     kind = "zipkin"     // the same backend, its other side
 	prometheus kind = "prometheus" // the program of that name on the PATH, if there is one
+	nothing    kind = "nothing"    // `command: ["true"]`, which ends at once: it only mounts a volume
 )
 
 // images says which kind an image is, by its name without the tag.
@@ -35,6 +36,9 @@ var images = map[string]kind{
 func kindOf(service types.ServiceConfig) (kind, error) {
 	if service.Build != nil {
 		return program, nil
+	}
+	if slices.Equal(service.Command, []string{"true"}) {
+		return nothing, nil
 	}
 	name, _, _ := strings.Cut(service.Image, "@")
 	name, _, _ = strings.Cut(name, ":")
@@ -62,6 +66,7 @@ var served = map[kind][]string{
 	jaeger:     {"image", "environment.OTEL_TRACES_SAMPLER", "healthcheck", "ports", "tmpfs"},
 	zipkin:     {"image", "healthcheck", "ports", "tmpfs"},
 	prometheus: {"image", "command", "ports", "volumes", "tmpfs"},
+	nothing:    {"image", "command", "volumes"},
 }
 
 // redisOptions are what the runner's Redis does in any case: it keeps nothing on disk, and asks nobody who they are.
