@@ -13,5 +13,5 @@ RUN CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags "-s -w" -o /out/
 # No shell, no package manager, no root.
 FROM gcr.io/distroless/static-debian13:nonroot
 ARG CMD
-COPY --from=build /out/${CMD:?want --build-arg CMD=client, server or worker} /app
+COPY --from=build /out/${CMD:?} /app
 ENTRYPOINT ["/app"]

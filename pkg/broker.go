@@ -14,6 +14,7 @@ package pkg
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
@@ -38,7 +40,7 @@ var ErrNoListener = errors.New("nobody listens on the channel " + channel)
 
 var tracer = otel.Tracer("otel-demo/pkg")
 
-// Broker sends and receives messages over Redis pub/sub. NewBroker is in pkg/redis.go.
+// Broker sends and receives messages over Redis pub/sub. NewBroker is in pkg/program.go.
 type Broker struct {
 	redis *redis.Client
 	// What can't be decoded is counted, but makes one span and one log line a second at most: a stranger can send
@@ -66,7 +68,7 @@ func attributes(operation string, operationType attribute.KeyValue, message Mess
 // error if it can't be reached; ctx limits how long it tries. A message is sent once and never again, since Redis
 // could not tell a second one from a new one.
 func (b *Broker) Publish(ctx context.Context, body string) error {
-	message := NewMessage(body)
+	message := Message{ID: rand.Text(), Headers: propagation.MapCarrier{}, Body: body}
 	ctx, span := tracer.Start(ctx, "publish "+channel, trace.WithSpanKind(trace.SpanKindProducer),
 		attributes("publish", semconv.MessagingOperationTypeSend, message))
 	defer span.End()
@@ -80,7 +82,7 @@ func (b *Broker) Publish(ctx context.Context, body string) error {
 	if err != nil {
 		return Fail(span, err)
 	}
-	// redisotel traces the command itself, as the child span `publish` (see pkg/redis.go).
+	// redisotel traces the command itself, as the child span `publish` (see pkg/program.go).
 	listeners, err := b.redis.Publish(ctx, channel, encoded).Result()
 	if err != nil {
 		return Fail(span, fmt.Errorf("publish: %w", err))

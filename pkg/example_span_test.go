@@ -50,7 +50,7 @@ func Example_span() {
 	for _, span := range recorder.Ended() {
 		fmt.Println(span.Name(), span.SpanKind(), span.Status().Code)
 		for _, attribute := range span.Attributes() {
-			fmt.Printf("  %s=%s\n", attribute.Key, attribute.Value.Emit())
+			fmt.Printf("  %s=%s\n", attribute.Key, attribute.Value.String())
 		}
 	}
 

@@ -7,7 +7,6 @@ package pkg
 // Kafka, RabbitMQ and NATS have headers on their messages. There you need no envelope, and use theirs.
 
 import (
-	"crypto/rand"
 	"encoding/json"
 	"fmt"
 
@@ -29,11 +28,6 @@ type Message struct {
 	Headers propagation.MapCarrier `json:"headers"`
 	// Body is what the message is about.
 	Body string `json:"body"`
-}
-
-// NewMessage returns a message with an ID, and with headers that are still empty.
-func NewMessage(body string) Message {
-	return Message{ID: rand.Text(), Headers: propagation.MapCarrier{}, Body: body}
 }
 
 // DecodeMessage returns the message that a payload holds. One that is too long, or not such JSON, is an error.

@@ -1,20 +1,93 @@
 package pkg
 
+// This file is none of the six. It holds what a program needs whether it is traced or not: settings, signals, an HTTP
+// server, a connection to Redis, and a log whose lines lead to their traces.
+
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/redis/go-redis/extra/redisotel/v9"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+	"github.com/redis/go-redis/v9/maintnotifications"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/time/rate"
 )
+
+// Env reads environment variables. One that is empty has its default. The first that can't be used is kept in Err, so
+// that a program reads all, looks at Err once, and stops before it has started anything. (OpenTelemetry's
+// specification has an SDK warn and go on. A demo that goes on with something else than you asked for teaches the
+// wrong thing.)
+type Env struct{ Err error }
+
+var errUnusable = errors.New("unusable")
+
+func read[T any](e *Env, name, byDefault, want string, parse func(string) (T, error)) T {
+	value := cmp.Or(os.Getenv(name), byDefault)
+	parsed, err := parse(value)
+	if err != nil {
+		shown := value[strings.LastIndex(value, "@")+1:] // a URL without its user and password
+		e.Err = cmp.Or(e.Err, fmt.Errorf("%s=%q: want %s", name, shown, want))
+	}
+	return parsed
+}
+
+// URL reads a URL of http or https.
+func (e *Env) URL(name, byDefault string) *url.URL {
+	return read(e, name, byDefault, "a URL such as "+byDefault, func(value string) (*url.URL, error) {
+		u, err := url.Parse(value)
+		if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
+			err = errUnusable
+		}
+		return u, err
+	})
+}
+
+// Uint reads a whole number from 0.
+func (e *Env) Uint(name, byDefault string) uint64 {
+	return read(e, name, byDefault, "a whole number from 0, such as "+byDefault,
+		func(value string) (uint64, error) { return strconv.ParseUint(value, 10, 31) })
+}
+
+// Duration reads a duration from 0, in the form of [time.ParseDuration].
+func (e *Env) Duration(name, byDefault string) time.Duration {
+	return read(e, name, byDefault, "a duration from 0, such as "+byDefault, func(value string) (time.Duration, error) {
+		if strings.HasPrefix(value, "-") {
+			return 0, errUnusable
+		}
+		return time.ParseDuration(value)
+	})
+}
+
+// OneOf reads one of values, of which the first is the default.
+func (e *Env) OneOf(name string, values ...string) string {
+	return read(e, name, values[0], strings.Join(values, " or "), func(value string) (string, error) {
+		if !slices.Contains(values, strings.ToLower(value)) {
+			return "", errUnusable
+		}
+		return strings.ToLower(value), nil
+	})
+}
+
+// Redis reads a URL in the form of [redis.ParseURL].
+func (e *Env) Redis(name, byDefault string) *redis.Options {
+	return read(e, name, byDefault, "a URL such as "+byDefault, redis.ParseURL)
+}
 
 // interrupted is the cause of a context that a signal has ended.
 type interrupted struct{ os.Signal }
@@ -45,14 +118,6 @@ func Exit(err error) {
 		status = 128 + int(i.Signal.(syscall.Signal))
 	}
 	os.Exit(status)
-}
-
-// Work simulates work: it waits for a duration, or until ctx is done.
-func Work(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
 }
 
 // Backoff returns how long to wait between tries: from 100 ms, doubled each time, to 2 s.
@@ -90,20 +155,52 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, wor
 	return nil
 }
 
-// traceHandler adds the ids of the span in the context to each log line, so that a line leads to its trace. Log with
+// traced adds the ids of the span in the context to each log line, so that a line leads to its trace. Log with
 // slog.InfoContext and its like: without a context there is no span.
-type traceHandler struct{ slog.Handler }
+type traced struct{ slog.Handler }
 
-func (h traceHandler) Handle(ctx context.Context, record slog.Record) error {
+func (h traced) Handle(ctx context.Context, record slog.Record) error {
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
 		record.AddAttrs(slog.Any("trace_id", span.TraceID()), slog.Any("span_id", span.SpanID()))
 	}
 	return h.Handler.Handle(ctx, record)
 }
 
-func (h traceHandler) WithAttrs(a []slog.Attr) slog.Handler {
-	return traceHandler{h.Handler.WithAttrs(a)}
+func (h traced) WithAttrs(a []slog.Attr) slog.Handler { return traced{h.Handler.WithAttrs(a)} }
+func (h traced) WithGroup(name string) slog.Handler   { return traced{h.Handler.WithGroup(name)} }
+
+// NewBroker returns a broker on the Redis server of options. It doesn't connect yet.
+func NewBroker(options *redis.Options) (*Broker, error) {
+	options.ContextTimeoutEnabled = true // a deadline in ctx holds for the connection too
+	options.DialTimeout = time.Second
+	options.MaxRetries = -1 // a PUBLISH that is sent again may be heard twice
+	// Both are commands at each connection, and each would be a span that says nothing about a request.
+	options.DisableIdentity = true
+	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+
+	logging.Disable() // go-redis has a log of its own, without end while Redis is away; each error is returned as well
+	client := redis.NewClient(options)
+	// redisotel makes a span of each command, without the statement, which would hold the whole payload.
+	err := redisotel.InstrumentTracing(client,
+		redisotel.WithDBStatement(false),
+		redisotel.WithCallerEnabled(false),
+		redisotel.WithDialFilter(true),
+		redisotel.WithCommandFilter(func(command redis.Cmder) bool {
+			return command.Name() != "publish" // true leaves a command out
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("instrument Redis: %w", err)
+	}
+	return &Broker{redis: client, report: rate.Sometimes{Interval: time.Second}}, nil
 }
-func (h traceHandler) WithGroup(name string) slog.Handler {
-	return traceHandler{h.Handler.WithGroup(name)}
+
+// ErrRefused is returned when Redis refuses the user or the password. Trying again would not help.
+var ErrRefused = errors.New("REDIS_URL: Redis refuses the user or the password, want those that it knows")
+
+// explain adds ErrRefused to an error of Redis's that means it.
+func explain(err error) error {
+	if redis.IsAuthError(err) || redis.IsPermissionError(err) {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return err
 }

@@ -53,7 +53,7 @@ func StartTracing(ctx context.Context, service string) (shutdown func(), err err
 	if env.Err != nil {
 		return nil, env.Err
 	}
-	slog.SetDefault(slog.New(traceHandler{slog.NewTextHandler(os.Stderr, nil)}))
+	slog.SetDefault(slog.New(traced{slog.NewTextHandler(os.Stderr, nil)}))
 	// The SDK reports errors here, such as an agent that is away. One line in 10 s is enough to know.
 	report := rate.Sometimes{Interval: 10 * time.Second}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
@@ -82,8 +82,7 @@ func StartTracing(ctx context.Context, service string) (shutdown func(), err err
 	}
 	// The batcher sends what it has each second, so that you needn't wait for your trace. Meanwhile its queue must
 	// hold what the program makes while the agent is away. The server makes 4 spans a request: 8192 are enough for
-	// 200 s at 10 requests a second. What doesn't fit is dropped. The price is memory, about 1 kB for each span that
-	// waits.
+	// 200 s at 10 requests a second. What doesn't fit is dropped, and what is in the queue dies with the process.
 	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(serviceResource), sdktrace.WithBatcher(exporter,
 		sdktrace.WithBatchTimeout(time.Second), sdktrace.WithExportTimeout(outage), sdktrace.WithMaxQueueSize(8192)))
 	// There is no sampler here, since one in code would override OTEL_TRACES_SAMPLER.

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -89,10 +90,12 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	ctx = baggage.ContextWithBaggage(ctx, bag)
 
 	// In Jaeger this is the gap before the request is sent: time that the client spent by itself.
-	pkg.Work(ctx, work)
+	time.Sleep(work)
 
 	status, body, err := get(ctx, client, serverURL)
 	if err == nil && status != http.StatusOK {
+		// otelhttp has made its own span an error, as for each status from 400 on. An error does not rise to the
+		// parent by itself: whoever knows that the whole has failed says so, with Fail, below.
 		err = fmt.Errorf("the server answered %d: %q", status, body)
 	}
 	// An event is a moment in a span. In Jaeger, open the span and then "Logs". OpenTelemetry is moving events to
@@ -151,16 +154,16 @@ func waitForServer(ctx context.Context, serverURL *url.URL) error {
 	// A client without instrumentation, on purpose: a health check every second would bury the traces that matter.
 	client := &http.Client{Timeout: 2 * time.Second}
 	check := serverURL.ResolveReference(&url.URL{Path: "healthz"})
-	try := func() (struct{}, error) {
+	_, err := backoff.Retry(ctx, func() (status int, err error) {
 		status, reason, err := get(ctx, client, check)
 		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("%d: %s", status, reason)
+			err = fmt.Errorf("it answers %d: %s", status, strings.TrimSpace(reason))
 		}
 		span.AddEvent("try", trace.WithAttributes(attribute.Bool("ready", err == nil)))
-		return struct{}{}, err
-	}
-	if _, err := backoff.Retry(ctx, try, backoff.WithBackOff(pkg.Backoff()), backoff.WithMaxElapsedTime(time.Minute)); err != nil {
-		return pkg.Fail(span, fmt.Errorf("wait for %s: %w", check.Redacted(), err))
+		return status, err
+	}, backoff.WithBackOff(pkg.Backoff()), backoff.WithMaxElapsedTime(time.Minute))
+	if err != nil {
+		return pkg.Fail(span, fmt.Errorf("wait for the server at %s: %w", check.Redacted(), err))
 	}
 	return nil
 }

@@ -67,7 +67,8 @@ func run() error {
 	return pkg.Serve(ctx, listener, newHandler(broker, work), work)
 }
 
-// server holds what the handlers need.
+// server holds what the handlers need. There is no tracer among it, and no trace: what belongs to one request is in
+// its context, and is passed on as the first argument of each call.
 type server struct {
 	broker *pkg.Broker
 	work   time.Duration
@@ -102,8 +103,8 @@ func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(status)
 	fmt.Fprintln(w, body)
-	// What happened goes to the log, and the context gives the line its trace id and span id (see pkg/program.go). So
-	// a line leads to its trace. This is what OpenTelemetry advises for new code in place of span events.
+	// ctx gives this log line its trace id and span id (see pkg/program.go), and so the line leads to its trace. This
+	// is what OpenTelemetry advises for new code in place of span events.
 	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start), "result", result)
 }
 
@@ -112,7 +113,8 @@ func (s *server) handle(ctx context.Context, body string) error {
 	ctx, span := tracer.Start(ctx, "handle request")
 	defer span.End()
 
-	// The client's baggage arrived with the trace context. In Jaeger it is an event of this span, under "Logs".
+	// The client's baggage arrived with the trace context, in a header beside it, and is in ctx too. Nothing of it is
+	// on a span until you put it there. In Jaeger you find this event in the span `handle request`, under "Logs".
 	username := baggage.FromContext(ctx).Member("username").Value()
 	span.AddEvent("read baggage", trace.WithAttributes(attribute.String("username", username)))
 
@@ -120,9 +122,9 @@ func (s *server) handle(ctx context.Context, body string) error {
 	// large, it may be private, and whoever can read the traces could read it.
 	span.SetAttributes(attribute.String("body", body))
 
-	pkg.Work(ctx, s.work)
+	time.Sleep(s.work) // simulated work, so that the span is long enough to be seen
 
-	// HTTP carries the trace context by itself; the broker doesn't. What Publish does about it is in pkg/broker.go.
+	// HTTP carries the trace context by itself. The broker doesn't: pkg/broker.go shows what Publish does about that.
 	// ctx holds this span, and so `publish work` becomes its child. The limit keeps an answer within 2 s.
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -143,7 +145,7 @@ func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// reason returns what a stranger may know of an error.
+// reason returns what a stranger may know of an error. The rest is in the span and in the log, for those who run it.
 func reason(err error) string {
 	if errors.Is(err, pkg.ErrNoListener) {
 		return "no worker is listening"

@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
@@ -54,7 +55,7 @@ func run() error {
 		username := baggage.FromContext(ctx).Member("username").Value()
 		// As an attribute you can search for it: in Jaeger, enter username=donuts under "Tags".
 		trace.SpanFromContext(ctx).SetAttributes(attribute.String("username", username))
-		pkg.Work(ctx, work)
+		time.Sleep(work) // simulated work
 		slog.InfoContext(ctx, "processed", "message", message.ID, "username", username)
 		return nil
 	}
