@@ -383,6 +383,16 @@ func TestNoProcessOutlivesARunnerThatIsKilledHard(t *testing.T) {
 	r.portsAreFree()
 }
 
+// goCommand returns the path of the go command.
+func goCommand(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func needsProc(t *testing.T) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -407,12 +417,18 @@ func TestREADMEShowsTheExpectedTraces(t *testing.T) {
 // write is in the log that it returns.
 func startDemo(t *testing.T, overlays ...string) (*Demo, *safeBuffer) {
 	t.Helper()
+	return startDemoOn(t, "", overlays...)
+}
+
+// startDemoOn does so with a Redis that is there already, unless its URL is empty.
+func startDemoOn(t *testing.T, redisURL string, overlays ...string) (*Demo, *safeBuffer) {
+	t.Helper()
 	files := []string{composeFile}
 	for _, content := range overlays {
 		files = append(files, overlay(t, content))
 	}
 	log := &safeBuffer{}
-	d, err := Start(t.Context(), Options{Root: projectRoot(t), Files: files, FreePorts: true,
+	d, err := Start(t.Context(), Options{Root: projectRoot(t), Files: files, FreePorts: true, RedisURL: redisURL,
 		Line: func(service, line string) { fmt.Fprintf(log, "%s | %s\n", service, line) }})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log)
