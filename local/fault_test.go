@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -15,6 +16,20 @@ import (
 // The demo without its client. The tests send the requests.
 const noClient = `services: {client: {scale: 0}}`
 
+// startServices starts the demo without its client, and waits until the server is well, so that a worker listens.
+func startServices(t *testing.T, overlays ...string) (*Demo, *safeBuffer) {
+	t.Helper()
+	d, log := startDemo(t, append(overlays, noClient)...)
+	isWell(t, d)
+	return d, log
+}
+
+func isWell(t *testing.T, d *Demo) {
+	t.Helper()
+	health := "http://" + address(t, d, "server", 8080) + "/healthz"
+	eventually(t, "the server to be well", func() bool { return getURL(health).status == http.StatusOK })
+}
+
 func needsLong(t *testing.T) {
 	t.Helper()
 	if !*long {
@@ -23,7 +38,7 @@ func needsLong(t *testing.T) {
 }
 
 func TestServerStopsInOrder(t *testing.T) {
-	d, _ := startDemo(t, noClient)
+	d, _ := startServices(t)
 	load := startLoad(t, address(t, d, "server", 8080), 50)
 	load.wait(100)
 	status, took := terminateService(t, d, "server", 10*time.Second)
@@ -42,7 +57,7 @@ func TestWorkerStopsInOrder(t *testing.T) {
 	// The worker works on 100 messages at once, so in the second case 20 wait for their turn.
 	for _, underWay := range []int{20, 100} {
 		t.Run(fmt.Sprint(underWay, " under way"), func(t *testing.T) {
-			d, log := startDemo(t, noClient, `services: {worker: {environment: {WORK_DURATION: 2s}}}`)
+			d, log := startServices(t, `services: {worker: {environment: {WORK_DURATION: 2s}}}`)
 			broker := goredis.NewClient(&goredis.Options{Addr: address(t, d, "redis", 6379)})
 			defer broker.Close()
 			var ids []string
@@ -56,7 +71,6 @@ func TestWorkerStopsInOrder(t *testing.T) {
 					ids = append(ids, id)
 				}
 			}
-			eventually(t, "the worker to listen", func() bool { return strings.Contains(log.String(), "subscribe channel=work") })
 			publish(underWay)
 			publish(20)
 			status, took := terminateService(t, d, "worker", 10*time.Second)
@@ -114,7 +128,7 @@ func tracesNamed(d *Demo, name string) (ids []string) {
 
 // Stop is what the runner does on Ctrl+C.
 func TestTheWholeStackStopsInOrder(t *testing.T) {
-	d, _ := startDemo(t, noClient)
+	d, _ := startServices(t)
 	load := startLoad(t, address(t, d, "server", 8080), 50)
 	load.wait(100)
 	start := time.Now()
@@ -168,14 +182,22 @@ func TestTheRunnerStopsInOrder(t *testing.T) {
 	}
 }
 
-func get(t *testing.T, url string) (status int, took time.Duration) {
-	t.Helper()
+type answer struct {
+	status int // 0 without one
+	body   string
+	took   time.Duration
+}
+
+// getURL sends one request.
+func getURL(url string) answer {
 	start := time.Now()
 	client := &http.Client{Timeout: 20 * time.Second}
+	defer client.CloseIdleConnections()
 	response, err := client.Get(url)
 	if err != nil {
-		t.Fatal(err)
+		return answer{body: err.Error(), took: time.Since(start)}
 	}
-	response.Body.Close()
-	return response.StatusCode, time.Since(start)
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body) // a part of it is the answer too
+	return answer{response.StatusCode, string(body), time.Since(start)}
 }
