@@ -346,7 +346,11 @@ func TestTheEndOfAProcessStopsAllAndIsNamed(t *testing.T) {
 	children := r.children()
 	for pid, command := range children {
 		if strings.HasSuffix(strings.Trim(command, "\x00"), "/worker") {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			process, err := os.FindProcess(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := process.Kill(); err != nil {
 				t.Fatal(err)
 			}
 		}
