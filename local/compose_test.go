@@ -45,11 +45,16 @@ func composeCommand() []string {
 	return []string{"docker-compose"}
 }
 
-// The same traces on a real engine, as the real Jaeger and the real Zipkin tell them.
-func TestComposeGivesTheSameTraces(t *testing.T) {
+func needsEngine(t *testing.T) {
+	t.Helper()
 	if compose == "" || compose == "false" {
 		t.Skip("needs a container engine: run it with -compose")
 	}
+}
+
+// onEngine returns what runs Compose on these files, all of which is built already. At the test's end it takes it down.
+func onEngine(t *testing.T, files ...string) func(ctx context.Context, args ...string) string {
+	t.Helper()
 	for _, address := range []string{"127.0.0.1:8080", "127.0.0.1:16686", "127.0.0.1:9411"} {
 		if err := canListen(address); err != nil {
 			t.Fatalf("the compose file publishes %s, which is taken", address)
@@ -61,7 +66,8 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 		t.Helper()
 		cmd := exec.CommandContext(ctx, command[0], append(slices.Clone(command[1:]), args...)...)
 		cmd.Dir = projectRoot(t)
-		cmd.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME=otel-demo-test")
+		cmd.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME=otel-demo-test",
+			"COMPOSE_FILE="+strings.Join(files, string(os.PathListSeparator)))
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Errorf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
@@ -75,10 +81,16 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 		run(context.Background(), "down", "--volumes", "--rmi", "local")
 	})
 	// Building is none of the demo's time.
-	run(t.Context(), "build")
-	if t.Failed() {
-		return
+	if run(t.Context(), "build"); t.Failed() {
+		t.FailNow()
 	}
+	return run
+}
+
+// The same traces on a real engine, as the real Jaeger and the real Zipkin tell them.
+func TestComposeGivesTheSameTraces(t *testing.T) {
+	needsEngine(t)
+	run := onEngine(t, composeFile)
 	start := time.Now()
 	run(t.Context(), "up", "--detach")
 	t.Logf("up took %v", time.Since(start))
