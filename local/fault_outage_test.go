@@ -9,8 +9,8 @@ import (
 	"otel-demo/local/backend"
 )
 
-// outage is how long something is away in these tests.
-const outage = time.Minute
+// awayFor is how long something is away in these tests.
+const awayFor = time.Minute
 
 // stopFor stops a service for the time of an outage.
 func stopFor(t *testing.T, d *Demo, name string, meanwhile func()) {
@@ -20,7 +20,7 @@ func stopFor(t *testing.T, d *Demo, name string, meanwhile func()) {
 	}
 	start := time.Now()
 	meanwhile()
-	time.Sleep(outage - time.Since(start))
+	time.Sleep(awayFor - time.Since(start))
 	if err := d.StartService(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestTheAgentIsAwayTwice(t *testing.T) {
 	away := (load.latency(0.5, start, back) + load.latency(0.5, again, end)) / 2
 	with := load.latency(0.5, caughtUp, again)
 	t.Logf("measured: the agent away for %v from the start and again, 10 requests/s: %d requests, no span lost; caught up %v after the first, "+
-		"%v after the second; p50 %v with the agent, %v without, ratio %.3f", outage, len(answered),
+		"%v after the second; p50 %v with the agent, %v without, ratio %.3f", awayFor, len(answered),
 		caughtUp.Sub(back).Round(100*time.Millisecond), took, with, away, float64(away)/float64(with))
 }
 
@@ -64,7 +64,7 @@ func TestTheAgentIsAwayTwice(t *testing.T) {
 func TestTheAgentNeverComes(t *testing.T) {
 	needsLong(t)
 	t.Parallel()
-	d, log := startServices(t, `services: {client: {scale: 1, environment: {REQUESTS: "1000"}}}`)
+	d, log := startDemo(t, `services: {client: {environment: {REQUESTS: "1000"}}}`)
 	for _, name := range []string{"otel-agent", "client", "worker", "server"} {
 		if err := d.StopService(name); err != nil {
 			t.Fatal(err)
@@ -133,7 +133,7 @@ func TestTheCollectorRestartsAndZipkinIsAway(t *testing.T) {
 	allArrive(t, d, load.answered(), 45*time.Second)
 	var delay time.Duration
 	stopFor(t, d, "zipkin", func() {
-		for start := time.Now(); time.Since(start) < outage-15*time.Second; {
+		for start := time.Now(); time.Since(start) < awayFor-15*time.Second; {
 			load.wait(10)
 			delay = max(delay, arrivesAt(t, d.Jaeger(), load.answered()))
 		}
@@ -143,7 +143,7 @@ func TestTheCollectorRestartsAndZipkinIsAway(t *testing.T) {
 	answered := load.allAnswered()
 	took := allArrive(t, d, answered, 90*time.Second)
 	t.Logf("measured: the collector restarted, then Zipkin away for %v, 10 requests/s: %d requests, no span lost at either backend; "+
-		"Jaeger had all spans %v after the answer at most, Zipkin caught up %v after it was back", outage, len(answered), delay, took)
+		"Jaeger had all spans %v after the answer at most, Zipkin caught up %v after it was back", awayFor, len(answered), delay, took)
 }
 
 // arrivesAt waits until a store has all spans of all traces, for 15 s at most, and returns how long that took.

@@ -221,7 +221,7 @@ func TestMessagesFromOtherProducers(t *testing.T) {
 			trace:   traceID,
 		},
 		"a broken traceparent":    {payload: `{"id":"1","headers":{"traceparent":"00-nonsense-01"},"body":"x"}`},
-		"an enormous traceparent": {payload: `{"id":"1","headers":{"traceparent":"` + strings.Repeat("0", 500_000) + `"},"body":"x"}`},
+		"an enormous traceparent": {payload: `{"id":"1","headers":{"traceparent":"` + strings.Repeat("0", 50_000) + `"},"body":"x"}`},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

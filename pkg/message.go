@@ -13,8 +13,9 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// maxMessageSize is the longest message that is decoded, in bytes. A receiver must not trust what it gets.
-const maxMessageSize = 1 << 20
+// maxMessageSize is the longest message that is decoded, in bytes. A receiver must not trust what it gets, and holds a
+// hundred of them at once.
+const maxMessageSize = 64 << 10
 
 // Message is the envelope. On the wire it is JSON, and `redis-cli subscribe work` shows it:
 //
@@ -38,7 +39,7 @@ func DecodeMessage(payload string) (Message, error) {
 		return m, fmt.Errorf("decode message: %d bytes, want at most %d", len(payload), maxMessageSize)
 	}
 	if err := json.Unmarshal([]byte(payload), &m); err != nil {
-		return m, fmt.Errorf("decode message: %w", err)
+		return m, fmt.Errorf("decode message: %.200w", err) // it may quote what came
 	}
 	return m, nil
 }
