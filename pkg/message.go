@@ -13,8 +13,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// maxMessageSize is the longest message that is decoded, in bytes. A receiver must not trust what it gets, and holds a
-// hundred of them at once.
+// maxMessageSize is the longest message that is decoded, in bytes. Don't trust what you get: 100 are held at once.
 const maxMessageSize = 64 << 10
 
 // Message is the envelope. On the wire it is JSON, and `redis-cli subscribe work` shows it:

@@ -83,15 +83,14 @@ func StartTracing(ctx context.Context, service string) (shutdown func(), err err
 	// The batcher sends what it has each second, so that you needn't wait for your trace. Meanwhile its queue must
 	// hold what the program makes while the agent is away. The server makes 4 spans a request: 8192 are enough for
 	// 200 s at 10 requests a second. What doesn't fit is dropped, and what is in the queue dies with the process.
-	batcher := sdktrace.WithBatcher(exporter,
-		sdktrace.WithBatchTimeout(time.Second), sdktrace.WithExportTimeout(outage), sdktrace.WithMaxQueueSize(8192))
-	// A value may be a stranger's, and as long as they like. The agent refuses a batch of more than 4 MB, and with it
-	// the spans of everybody else. So values are cut off.
-	limits := sdktrace.NewSpanLimits() // as OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT has them; -1 is without a limit
+	// A value may be a stranger's, and long. The agent refuses a batch of more than 4 MB, so long values are cut off.
+	limits := sdktrace.NewSpanLimits() // of OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT, or -1, which is no limit
 	if limits.AttributeValueLengthLimit < 0 {
 		limits.AttributeValueLengthLimit = 1000
 	}
-	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(serviceResource), batcher, sdktrace.WithRawSpanLimits(limits))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(serviceResource), sdktrace.WithRawSpanLimits(limits),
+		sdktrace.WithBatcher(exporter, sdktrace.WithBatchTimeout(time.Second), sdktrace.WithExportTimeout(outage),
+			sdktrace.WithMaxQueueSize(8192)))
 	// There is no sampler here, since one in code would override OTEL_TRACES_SAMPLER.
 	otel.SetTracerProvider(provider)
 	return func() {
