@@ -132,7 +132,7 @@ func checkREADME(t *testing.T, name string) {
 				t.Errorf("it does not say %q", command)
 			}
 		}
-		if name != backendsElsewhere && !strings.Contains(readme, "```text\n"+recipeTraces(t, recipe)+"```\n") {
+		if name != backendsElsewhere && !strings.Contains(readme, "```\n"+recipeTraces(t, recipe)+"```\n") {
 			t.Errorf("the traces of %s are not in it word for word", recipe)
 		}
 	}
