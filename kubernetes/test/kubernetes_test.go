@@ -1,0 +1,368 @@
+// Package kubernetes has only tests: that `kubectl apply -k .` is what docker-compose.yml is, and that a cluster would
+// take it. They need no cluster. What a real one makes of it, local/kubernetes_test.go shows.
+package kubernetes
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	podsecurityapi "k8s.io/pod-security-admission/api"
+	podsecurity "k8s.io/pod-security-admission/policy"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
+)
+
+const root = "../.."
+
+// demo is what the kustomization renders to.
+type demo struct {
+	objects   []metav1.Object
+	pods      map[string]corev1.PodTemplateSpec // by the name of the Deployment, DaemonSet or Job
+	selectors map[string]*metav1.LabelSelector  // of Deployments, DaemonSets, budgets and spreads
+	services  map[string]*corev1.Service
+	configs   map[string]*corev1.ConfigMap
+	namespace *corev1.Namespace
+}
+
+// render does what `kubectl kustomize .` does. Each object must be one that the API knows, with no field that it doesn't.
+func render(t *testing.T) demo {
+	t.Helper()
+	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, policyv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	strict := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
+	d := demo{nil, map[string]corev1.PodTemplateSpec{}, map[string]*metav1.LabelSelector{}, map[string]*corev1.Service{},
+		map[string]*corev1.ConfigMap{}, nil}
+	for _, resource := range rendered.Resources() {
+		text, err := resource.AsYAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		object, _, err := strict.Decode(text, nil, nil)
+		if err != nil {
+			t.Errorf("%s: %v", resource.CurId(), err)
+			continue
+		}
+		d.objects = append(d.objects, object.(metav1.Object))
+		name := resource.GetName()
+		switch o := object.(type) {
+		case *appsv1.Deployment:
+			d.pods[name], d.selectors["deployment "+name] = o.Spec.Template, o.Spec.Selector
+		case *appsv1.DaemonSet:
+			d.pods[name], d.selectors["daemonset "+name] = o.Spec.Template, o.Spec.Selector
+		case *batchv1.Job:
+			d.pods[name] = o.Spec.Template
+		case *policyv1.PodDisruptionBudget:
+			d.selectors["budget "+name] = o.Spec.Selector
+		case *corev1.Service:
+			d.services[name] = o
+		case *corev1.ConfigMap:
+			d.configs[name] = o
+		case *corev1.Namespace:
+			d.namespace = o
+		default:
+			t.Errorf("%s: a kind that these tests don't know", resource.CurId())
+		}
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+	return d
+}
+
+func TestEachObjectIsValidAndInTheNamespace(t *testing.T) {
+	d := render(t)
+	for _, o := range d.objects {
+		if o != metav1.Object(d.namespace) && o.GetNamespace() != d.namespace.Name {
+			t.Errorf("%s is in the namespace %q", o.GetName(), o.GetNamespace())
+		}
+	}
+}
+
+func TestEachSelectorFindsItsPods(t *testing.T) {
+	d := render(t)
+	for name, service := range d.services {
+		d.selectors["service "+name] = metav1.SetAsLabelSelector(service.Spec.Selector)
+	}
+	for name, pod := range d.pods {
+		for _, spread := range pod.Spec.TopologySpreadConstraints {
+			d.selectors["spread "+name] = spread.LabelSelector
+		}
+	}
+	for name, selector := range d.selectors {
+		s, err := metav1.LabelSelectorAsSelector(selector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, app, _ := strings.Cut(name, " ")
+		for other, pod := range d.pods {
+			if finds := s.Matches(labels.Set(pod.Labels)); finds != (app == other) {
+				t.Errorf("the selector of %s finds %s: %v", name, other, finds)
+			}
+		}
+	}
+}
+
+func TestPodsMeetTheStandardThatTheNamespaceEnforces(t *testing.T) {
+	d := render(t)
+	if level := d.namespace.Labels["pod-security.kubernetes.io/enforce"]; level != "restricted" {
+		t.Errorf("the namespace enforces %q", level)
+	}
+	evaluator, err := podsecurity.NewEvaluator(podsecurity.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restricted := podsecurityapi.LevelVersion{Level: podsecurityapi.LevelRestricted, Version: podsecurityapi.LatestVersion()}
+	for name, pod := range d.pods {
+		for _, result := range evaluator.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec) {
+			if !result.Allowed {
+				t.Errorf("%s: %s (%s)", name, result.ForbiddenReason, result.ForbiddenDetail)
+			}
+		}
+		container := only(t, name, pod)
+		if context := container.SecurityContext; context.ReadOnlyRootFilesystem == nil || !*context.ReadOnlyRootFilesystem {
+			t.Errorf("%s can write to its own files", name)
+		}
+		if links := pod.Spec.EnableServiceLinks; links == nil || *links {
+			t.Errorf("%s: Services set variables in it", name)
+		}
+		if token := pod.Spec.AutomountServiceAccountToken; token == nil || *token {
+			t.Errorf("%s has a token for Kubernetes", name)
+		}
+	}
+}
+
+// only returns a pod's one container.
+func only(t *testing.T, name string, pod corev1.PodTemplateSpec) corev1.Container {
+	t.Helper()
+	if len(pod.Spec.Containers) != 1 || len(pod.Spec.InitContainers) != 0 {
+		t.Fatalf("%s has more than one container", name)
+	}
+	return pod.Spec.Containers[0]
+}
+
+func TestProbesAskForTheirOwnPodOnly(t *testing.T) {
+	for name, pod := range render(t).pods {
+		container := only(t, name, pod)
+		probes := []*corev1.Probe{container.ReadinessProbe, container.LivenessProbe}
+		if name == "client" || name == "worker" { // nobody connects to them
+			if probes[0] != nil || probes[1] != nil {
+				t.Errorf("%s has a probe", name)
+			}
+			continue
+		}
+		for _, probe := range probes {
+			switch {
+			case probe == nil:
+				t.Errorf("%s lacks a probe", name)
+			case probe.HTTPGet != nil && name == "server": // its one check asks for the worker
+				t.Errorf("%s: the probe asks %s", name, probe.HTTPGet.Path)
+			}
+		}
+	}
+}
+
+// composeService is what these tests read of a service in docker-compose.yml.
+type composeService struct {
+	Build       *struct{ Args map[string]string }
+	Image       string
+	Command     []string
+	Environment map[string]string
+	Volumes     []string
+	Tmpfs       []string
+	User        string
+	Ports       []string
+	MemLimit    string `json:"mem_limit"`
+}
+
+func TestIsTheComposeFile(t *testing.T) {
+	d := render(t)
+	var compose struct{ Services map[string]composeService }
+	if err := yaml.Unmarshal([]byte(read(t, "docker-compose.yml")), &compose); err != nil {
+		t.Fatal(err)
+	}
+	for name := range d.pods {
+		if _, ok := compose.Services[name]; !ok {
+			t.Errorf("compose has no service %s", name)
+		}
+	}
+	for name, service := range compose.Services {
+		pod, ok := d.pods[name]
+		if !ok {
+			t.Errorf("no Deployment, DaemonSet or Job is named %s", name)
+			continue
+		}
+		container := only(t, name, pod)
+
+		image := service.Image
+		if service.Build != nil {
+			image = "otel-demo/" + service.Build.Args["CMD"] + ":dev"
+		}
+		equal(t, name, "image", container.Image, image)
+		if len(container.Command) > 0 {
+			t.Errorf("%s: command replaces the image's entrypoint; compose's command is args here", name)
+		}
+		args := container.Args
+		if name == "otel-collector" { // the one thing that only a cluster needs
+			args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return strings.Contains(arg, ".max_connection_age=") })
+		}
+		equal(t, name, "args", args, service.Command)
+		equal(t, name, "environment", environment(t, name, container), service.Environment)
+		limit := resource.MustParse(strings.ToUpper(service.MemLimit) + "i")
+		equal(t, name, "memory limit", container.Resources.Limits.Memory().Value(), limit.Value())
+		equal(t, name, "memory request", container.Resources.Requests.Memory().Value(), limit.Value())
+		if container.Resources.Requests.Cpu().IsZero() {
+			t.Errorf("%s asks for no CPU", name)
+		}
+		// The collectors' and the programs' own images name the user.
+		if context := pod.Spec.SecurityContext; context != nil {
+			equal(t, name, "user", fmt.Sprintf("%d:%d", *context.RunAsUser, *context.RunAsGroup), service.User)
+		}
+		files, memory := mounts(t, name, pod, d)
+		equal(t, name, "tmpfs", memory, service.Tmpfs)
+		equal(t, name, "files", len(files), len(service.Volumes))
+		for _, volume := range service.Volumes {
+			file, path, _ := strings.Cut(strings.TrimSuffix(volume, ":ro"), ":")
+			equal(t, name, "config", files[path], read(t, file))
+		}
+		for _, published := range service.Ports {
+			d.serves(t, "compose", name, published[strings.LastIndex(published, ":")+1:])
+		}
+	}
+}
+
+func equal(t *testing.T, name, what string, got, want any) {
+	t.Helper()
+	if g, w := fmt.Sprintf("%v", got), fmt.Sprintf("%v", want); g != w {
+		t.Errorf("%s, %s:\ngot  %s\nwant %s", name, what, g, w)
+	}
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(root, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// environment returns what a container's environment is beyond what tells it where it runs.
+func environment(t *testing.T, name string, container corev1.Container) map[string]string {
+	t.Helper()
+	all, fields := map[string]string{}, map[string]string{}
+	for _, variable := range container.Env {
+		if variable.ValueFrom != nil {
+			fields["$("+variable.Name+")"] = variable.ValueFrom.FieldRef.FieldPath
+			continue
+		}
+		all[variable.Name] = variable.Value
+		if variable.Name == "OTEL_RESOURCE_ATTRIBUTES" {
+			where := regexp.MustCompile(`\$\(\w+\)`).ReplaceAllStringFunc(variable.Value, func(s string) string { return fields[s] })
+			equal(t, name, "where it runs", where,
+				"k8s.namespace.name=metadata.namespace,k8s.pod.name=metadata.name,k8s.node.name=spec.nodeName")
+			delete(all, variable.Name)
+		}
+	}
+	if traced := slices.Contains([]string{"client", "server", "worker"}, name); traced != (len(fields) == 3) {
+		t.Errorf("%s knows of where it runs: %v", name, fields)
+	}
+	return all
+}
+
+// mounts returns the files that a container sees, by path, and the folders in memory.
+func mounts(t *testing.T, name string, pod corev1.PodTemplateSpec, d demo) (files map[string]string, memory []string) {
+	t.Helper()
+	files = map[string]string{}
+	for _, volume := range pod.Spec.Volumes {
+		for _, mount := range only(t, name, pod).VolumeMounts {
+			switch {
+			case mount.Name != volume.Name:
+			case volume.EmptyDir != nil && volume.EmptyDir.Medium == corev1.StorageMediumMemory:
+				memory = append(memory, mount.MountPath)
+			case volume.ConfigMap != nil && mount.ReadOnly:
+				files[mount.MountPath] = d.configs[volume.ConfigMap.Name].Data[mount.SubPath]
+			default:
+				t.Errorf("%s: the volume %s is neither memory nor a config that is read only", name, volume.Name)
+			}
+		}
+	}
+	return files, memory
+}
+
+// serves fails if no Service has that name and port.
+func (d demo) serves(t *testing.T, who, name, port string) {
+	t.Helper()
+	service := d.services[name]
+	if service == nil || !slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return fmt.Sprint(p.Port) == port }) {
+		t.Errorf("%s names %s:%s, which no Service serves", who, name, port)
+	}
+}
+
+// Whoever names a host and a port finds a Service; and all that an agent listens on can be reached.
+func TestEachAddressIsAService(t *testing.T) {
+	d := render(t)
+	texts := map[string]string{}
+	for name, pod := range d.pods {
+		for _, variable := range only(t, name, pod).Env {
+			texts[name] += variable.Value + "\n"
+		}
+	}
+	for name, config := range d.configs {
+		for file, content := range config.Data {
+			texts[name] = regexp.MustCompile(`(?m)#.*$`).ReplaceAllString(content, "")
+			for _, own := range regexp.MustCompile(`0\.0\.0\.0:(\d+)`).FindAllStringSubmatch(content, -1) {
+				d.serves(t, file, strings.TrimSuffix(file, "-config.yaml"), own[1])
+			}
+		}
+	}
+	found := 0
+	for who, text := range texts {
+		for _, address := range regexp.MustCompile(`\b([a-z][a-z-]+):(\d+)\b`).FindAllStringSubmatch(text, -1) {
+			d.serves(t, who, address[1], address[2])
+			found++
+		}
+	}
+	if found != 9 { // client 2, server 2, worker 2, agent 1, collector 2
+		t.Errorf("found %d addresses, want 9", found)
+	}
+}
+
+func TestTheHashOfAConfigIsPartOfItsName(t *testing.T) {
+	for name := range render(t).configs {
+		if !regexp.MustCompile(`-config-[a-z0-9]{10}$`).MatchString(name) {
+			t.Errorf("%s would keep its name when its content changes, and no pod would notice", name)
+		}
+	}
+}
+
+func TestNoImageIsLatest(t *testing.T) {
+	for name, pod := range render(t).pods {
+		image := only(t, name, pod).Image
+		if _, tag, _ := strings.Cut(filepath.Base(image), ":"); tag == "" || tag == "latest" {
+			t.Errorf("%s: the image %s is another one tomorrow", name, image)
+		}
+	}
+}
