@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"go.uber.org/goleak"
 )
 
 var programs string // the folder with the three programs
@@ -37,6 +38,11 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	status := m.Run()
+	http.DefaultClient.CloseIdleConnections()
+	if err := goleak.Find(); err != nil && status == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		status = 1
+	}
 	os.RemoveAll(folder)
 	os.Exit(status)
 }

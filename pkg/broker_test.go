@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -24,6 +23,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/goleak"
 )
 
 // spans records what all tests make: a package's tracer stays on the first provider that was ever set.
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
 	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil)))
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // start returns a Redis, a broker on it, and how to start a receiver. What the test received is returned by the
@@ -341,7 +341,10 @@ func TestReceiveWaitsForRedis(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	received := make(chan string, 1)
-	go broker.Receive(ctx, func(_ context.Context, message Message) error { received <- message.Body; return nil })
+	done := make(chan error, 1)
+	go func() {
+		done <- broker.Receive(ctx, func(_ context.Context, message Message) error { received <- message.Body; return nil })
+	}()
 	if err := server.StartAddr(address); err != nil {
 		t.Fatal(err)
 	}
@@ -351,6 +354,8 @@ func TestReceiveWaitsForRedis(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("no message within 10 s")
 	}
+	cancel()
+	<-done
 }
 
 func TestReceiveStopsWhileRedisIsAway(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +20,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/goleak"
 
 	"otel-demo/pkg"
 )
@@ -30,7 +30,7 @@ var spans = tracetest.NewSpanRecorder()
 func TestMain(m *testing.M) {
 	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // start returns a Redis that somebody listens on if listen is true, and the server's address. finish stops the server:
@@ -42,6 +42,7 @@ func start(t *testing.T, listen bool) (redisServer *miniredis.Miniredis, url str
 	if listen {
 		listener := redisServer.NewSubscriber()
 		listener.Subscribe("work")
+		t.Cleanup(listener.Close)
 		go func() {
 			for range listener.Messages() {
 			}
