@@ -29,10 +29,9 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Env reads environment variables. One that is empty has its default. The first that can't be used is kept in Err, so
-// that a program reads all, looks at Err once, and stops before it has started anything. (OpenTelemetry's
-// specification has an SDK warn and go on. A demo that goes on with something else than you asked for teaches the
-// wrong thing.)
+// Env reads environment variables. One that is empty has its default. The first that can't be used is kept in Err: a
+// program looks at it once, and stops before it has started anything. (OpenTelemetry's specification has an SDK warn
+// and go on. A demo that goes on with something else than you asked for teaches the wrong thing.)
 type Env struct{ Err error }
 
 var errUnusable = errors.New("unusable")
@@ -155,6 +154,20 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, wor
 	return nil
 }
 
+// CheckHealth asks the server at address for its health. An image without a shell has nothing else to ask with.
+func CheckHealth(address string) error {
+	client := &http.Client{Timeout: 2 * time.Second}
+	response, err := client.Get("http://" + address + "/healthz")
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("health check: %s", response.Status)
+	}
+	return nil
+}
+
 // traced adds the ids of the span in the context to each log line, so that a line leads to its trace. Log with
 // slog.InfoContext and its like: without a context there is no span.
 type traced struct{ slog.Handler }
@@ -188,10 +201,7 @@ func NewBroker(options *redis.Options) (*Broker, error) {
 		redisotel.WithCommandFilter(func(command redis.Cmder) bool {
 			return command.Name() != "publish" // true leaves a command out
 		}))
-	if err != nil {
-		return nil, fmt.Errorf("instrument Redis: %w", err)
-	}
-	return &Broker{redis: client, report: rate.Sometimes{Interval: time.Second}}, nil
+	return &Broker{redis: client, report: rate.Sometimes{Interval: time.Second}}, err
 }
 
 // ErrRefused is returned when Redis refuses the user or the password. Trying again would not help.

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -157,7 +156,7 @@ func waitForServer(ctx context.Context, serverURL *url.URL) error {
 	_, err := backoff.Retry(ctx, func() (status int, err error) {
 		status, reason, err := get(ctx, client, check)
 		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("it answers %d: %s", status, strings.TrimSpace(reason))
+			err = fmt.Errorf("it answers %d: %q", status, reason)
 		}
 		span.AddEvent("try", trace.WithAttributes(attribute.Bool("ready", err == nil)))
 		return status, err

@@ -40,7 +40,7 @@ func run() error {
 	healthcheck := flag.Bool("healthcheck", false, "ask the server on LISTEN_ADDR for its health, and exit 0 or 1")
 	flag.Parse()
 	if *healthcheck {
-		return checkHealth(address)
+		return pkg.CheckHealth(address)
 	}
 
 	listener, err := net.Listen("tcp", address)
@@ -151,20 +151,6 @@ func reason(err error) string {
 		return "no worker is listening"
 	}
 	return "the message broker is not available"
-}
-
-// checkHealth is the container's health check. The image has no shell and no curl, so the program asks itself.
-func checkHealth(address string) error {
-	client := &http.Client{Timeout: 2 * time.Second}
-	response, err := client.Get("http://" + address + "/healthz")
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("health check: %s", response.Status)
-	}
-	return nil
 }
 
 // The message is published and the client has its answer. Next: pkg/message.go, what was published.
