@@ -43,11 +43,11 @@ func run() error {
 		return pkg.CheckHealth(address)
 	}
 
+	ctx := pkg.SignalContext()
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("LISTEN_ADDR=%q: want a free host:port of this machine: %w", address, err)
 	}
-	ctx := pkg.SignalContext()
 	shutdown, err := pkg.StartTracing(ctx, "server")
 	if err != nil {
 		return err
