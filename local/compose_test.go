@@ -147,9 +147,14 @@ func untilNil(t *testing.T, check func() error) {
 	}
 }
 
-// jaegerTraces returns all traces that Jaeger has, service by service: it has no query for all.
+// jaegerTraces returns all traces that Compose's Jaeger has.
 func jaegerTraces(start time.Time) ([]*backend.Trace, error) {
-	const api = "http://127.0.0.1:16686/api/v3/"
+	return jaegerTracesOf("127.0.0.1:16686", start)
+}
+
+// jaegerTracesOf asks service by service: Jaeger has no query for all.
+func jaegerTracesOf(address string, start time.Time) ([]*backend.Trace, error) {
+	api := "http://" + address + "/api/v3/"
 	body, err := fetch(api + "services")
 	if err != nil {
 		return nil, err
@@ -183,9 +188,11 @@ func jaegerTraces(start time.Time) ([]*backend.Trace, error) {
 	return all, nil
 }
 
-// zipkinTraces returns all traces that Zipkin has.
-func zipkinTraces() ([]*backend.Trace, error) {
-	body, err := fetch("http://127.0.0.1:9411/api/v2/traces?limit=1000&lookback=3600000")
+// zipkinTraces returns all traces that Compose's Zipkin has.
+func zipkinTraces() ([]*backend.Trace, error) { return zipkinTracesOf("127.0.0.1:9411") }
+
+func zipkinTracesOf(address string) ([]*backend.Trace, error) {
+	body, err := fetch("http://" + address + "/api/v2/traces?limit=1000&lookback=3600000")
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,490 @@
+package main
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"otel-demo/local/backend"
+)
+
+var (
+	kubeconfig = flag.String("kubeconfig", "", "run the demo on this Kubernetes cluster too; kubernetes/README.md says how it gets the images")
+	killNode   = flag.String("kill-node", "", "with -kubeconfig and -long: end a node hard too, by this command with its name added, such as 'docker kill'")
+	startNode  = flag.String("start-node", "", "with -kill-node: the command that brings it back, such as 'docker start'")
+)
+
+// cluster is the demo on a cluster. It is driven by kubectl, as a reader of kubernetes/README.md drives it.
+type cluster struct {
+	t       *testing.T
+	root    string
+	started time.Time
+}
+
+// onCluster applies the demo and waits until all of it is ready. At the test's end it is deleted.
+func onCluster(t *testing.T) cluster {
+	t.Helper()
+	if *kubeconfig == "" {
+		t.Skip("needs a Kubernetes cluster: run it with -kubeconfig FILE")
+	}
+	c := cluster{t, projectRoot(t), time.Now()}
+	if found := c.kubectl("get", "namespace", "otel-demo", "--ignore-not-found"); found != "" {
+		t.Fatal("the cluster has a namespace otel-demo already, and its traces would be among this test's: kubectl delete -k .")
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(c.kubectl("get", "pods", "-o", "wide"))
+			t.Log(c.kubectl("get", "events", "--field-selector=type=Warning"))
+		}
+		c.kubectl("delete", "-k", c.root, "--timeout=2m")
+	})
+	c.kubectl("apply", "-k", c.root)
+	for _, name := range []string{"daemonset/otel-agent", "deployment/otel-collector", "deployment/jaeger", "deployment/zipkin",
+		"deployment/redis", "deployment/worker", "deployment/server"} {
+		c.kubectl("rollout", "status", name, "--timeout=3m")
+	}
+	t.Logf("all is ready after %v", time.Since(c.started).Round(time.Second))
+	return c
+}
+
+func (c cluster) kubectl(args ...string) string {
+	c.t.Helper()
+	cmd := exec.Command("kubectl", append([]string{"--kubeconfig", *kubeconfig, "--namespace", "otel-demo"}, args...)...)
+	out, err := cmd.Output()
+	if exit, ok := err.(*exec.ExitError); ok {
+		c.t.Errorf("kubectl %s: %v\n%s", strings.Join(args, " "), err, exit.Stderr)
+	} else if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(out)
+}
+
+type pod struct {
+	app, name, node string
+	ready, ending   bool
+}
+
+// pods lists the pods of an app, or of all.
+func (c cluster) pods(app string) (all []pod) {
+	c.t.Helper()
+	lines := c.kubectl("get", "pods", "-o", `jsonpath={range .items[*]}{.metadata.labels.app},{.metadata.name},{.spec.nodeName},`+
+		`{.status.conditions[?(@.type=="Ready")].status},{.metadata.deletionTimestamp}{"\n"}{end}`)
+	for line := range strings.Lines(lines) {
+		field := strings.Split(strings.TrimSpace(line), ",")
+		if app == "" || app == field[0] {
+			all = append(all, pod{field[0], field[1], field[2], field[3] == "True", field[4] != ""})
+		}
+	}
+	return all
+}
+
+// forward returns an address of this machine that leads to a port of a pod or a Service, until the test's end. It reaches
+// what listens on the pod's localhost too.
+func (c cluster) forward(t *testing.T, target string, port int) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "kubectl", "--kubeconfig", *kubeconfig, "--namespace", "otel-demo", "port-forward", target, fmt.Sprintf(":%d", port))
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Wait() }) // its context has ended it
+	line, err := bufio.NewReader(out).ReadString('\n')
+	address := regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(line)
+	if address == "" {
+		t.Fatalf("kubectl port-forward %s %d: %q %v", target, port, line, err)
+	}
+	return address
+}
+
+// The same traces on a cluster, as its Jaeger and its Zipkin tell them; and where they were, and which way they took.
+func TestKubernetes(t *testing.T) {
+	c := onCluster(t)
+	jaeger, zipkin := c.forward(t, "service/jaeger", 16686), c.forward(t, "service/zipkin", 9411)
+	traces := func() ([]*backend.Trace, error) { return jaegerTracesOf(jaeger, c.started.Add(-time.Minute)) }
+
+	t.Run("gives the same traces", func(t *testing.T) {
+		c.kubectl("wait", "--for=condition=Complete", "job/client", "--timeout=2m")
+		untilNil(t, func() error {
+			all, err := traces()
+			if err == nil {
+				err = backend.Match(expected(t), all)
+			}
+			return err
+		})
+		untilNil(t, func() error {
+			all, err := zipkinTracesOf(zipkin)
+			if err == nil {
+				err = backend.MatchFold(expected(t), all)
+			}
+			return err
+		})
+		all, _ := traces()
+		t.Logf("Jaeger has, and Zipkin too:\n%s", backend.Shape(all))
+	})
+
+	t.Run("spans pass through their own node's agent, and collectors share them", func(t *testing.T) {
+		// Some more, from each server.
+		metrics, on := map[string]string{}, map[string]string{}
+		var loads []*load
+		for _, pod := range c.pods("") {
+			on[pod.name] = pod.node
+			switch pod.app {
+			case "server":
+				loads = append(loads, startLoad(t, c.forward(t, "pod/"+pod.name, 8080), 10))
+			case "otel-agent", "otel-collector":
+				metrics[pod.name] = "http://" + c.forward(t, "pod/"+pod.name, 8888) + "/metrics"
+			}
+		}
+		time.Sleep(5 * time.Second)
+		for _, load := range loads {
+			load.stop()
+			load.allAnswered()
+		}
+		report := ""
+		untilNil(t, func() error {
+			report = ""
+			all, err := traces()
+			if err != nil {
+				return err
+			}
+			made, total := map[string]int{}, 0 // spans by node
+			for _, trace := range all {
+				for _, span := range trace.Spans {
+					where := map[string]string{}
+					for _, attribute := range span.Resource {
+						where[attribute.Key] = attribute.Value
+					}
+					node := where["k8s.node.name"]
+					if node == "" || on[where["k8s.pod.name"]] != node || where["k8s.namespace.name"] != "otel-demo" {
+						return fmt.Errorf("a span of %s says that it was made in %v", span.Service, where)
+					}
+					made[node]++
+					total++
+				}
+			}
+			collected := 0
+			for _, name := range slices.Sorted(maps.Keys(metrics)) {
+				accepted, err := acceptedSpans(metrics[name])
+				if err != nil {
+					return err
+				}
+				if strings.HasPrefix(name, "otel-agent") {
+					if report += fmt.Sprintf("%s: %d spans made, %d through its agent\n", on[name], made[on[name]], accepted); made[on[name]] != accepted {
+						err = fmt.Errorf("not all through their own node's agent:\n%s", report)
+					}
+				} else {
+					collected += accepted
+					if report += fmt.Sprintf("%s on %s: %d of %d spans\n", name, on[name], accepted, total); accepted*10 < total {
+						err = fmt.Errorf("the collectors don't share the load:\n%s", report)
+					}
+				}
+				if err != nil {
+					return err
+				}
+			}
+			if collected != total {
+				return fmt.Errorf("collectors took %d of %d spans", collected, total)
+			}
+			return nil
+		})
+		t.Logf("measured:\n%s", report)
+	})
+
+	t.Run("faults", func(t *testing.T) {
+		needsLong(t)
+		c.t = t
+		c.faults(t, jaeger, zipkin)
+	})
+}
+
+// acceptedSpans returns how many spans a collector has received, by its own metrics.
+func acceptedSpans(url string) (n int, err error) {
+	body, err := fetch(url)
+	for _, line := range regexp.MustCompile(`(?m)^otelcol_receiver_accepted_spans\w*\{.*\} (\d+)$`).FindAllSubmatch(body, -1) {
+		more, _ := strconv.Atoi(string(line[1]))
+		n += more
+	}
+	return n, err
+}
+
+const (
+	faultRate = 20 // requests a second
+	faultLoad = 90 * time.Second
+	nodeAway  = 2 * time.Minute
+)
+
+// faults does, under load, what happens to pods and nodes. What ends in order loses no span.
+func (c cluster) faults(t *testing.T, jaeger, zipkin string) {
+	server := c.kubectl("get", "service", "server", "-o", "jsonpath={.spec.clusterIP}") + ":8080"
+	connection, err := net.DialTimeout("tcp", server, 2*time.Second)
+	if err != nil {
+		t.Skipf("this machine doesn't reach the cluster's Services: %v", err)
+	}
+	connection.Close()
+	f := fault{c, server, jaeger, zipkin}
+	one := func(app string) []string { return c.names(c.pods(app)[:1]) }
+	all := func(app string) []string { return c.names(c.pods(app)) }
+
+	f.test(t, "a collector's pod deleted", one("otel-collector"), func(pods []string) {
+		c.kubectl("delete", "pod", pods[0], "--wait=false")
+	})
+	f.test(t, "an agent's pod deleted", one("otel-agent"), func(pods []string) {
+		c.kubectl("delete", "pod", pods[0], "--wait=false")
+	})
+	f.test(t, "collectors rolled to a new config", all("otel-collector"), func([]string) {
+		c.kubectl("apply", "-k", copyWith(t, c.root, "otel-collector-config.yaml", "# changed\n"))
+	})
+	f.test(t, "agents rolled to a new config", all("otel-agent"), func([]string) {
+		c.kubectl("apply", "-k", copyWith(t, c.root, "otel-agent-config.yaml", "# changed\n"))
+	})
+	f.test(t, "servers rolled", all("server"), func([]string) { c.kubectl("rollout", "restart", "deployment/server") })
+	f.test(t, "the worker replaced", all("worker"), func([]string) { c.kubectl("rollout", "restart", "deployment/worker") })
+	if *killNode == "" {
+		t.Log("no node is ended: that needs -kill-node and -start-node")
+		return
+	}
+	f.testNode(t)
+}
+
+func (c cluster) names(pods []pod) (names []string) {
+	for _, pod := range pods {
+		names = append(names, pod.name)
+	}
+	return names
+}
+
+// copyWith copies the kustomization, and adds a text to one of its files.
+func copyWith(t *testing.T, root, file, text string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, pattern := range []string{"kustomization.yaml", "otel-*.yaml", "kubernetes/*.yaml"} {
+		files, err := fs.Glob(os.DirFS(root), pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v %v", pattern, files, err)
+		}
+		for _, name := range files {
+			content, err := os.ReadFile(filepath.Join(root, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name == file {
+				content = append(content, text...)
+			}
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
+
+type fault struct {
+	cluster
+	server, jaeger, zipkin string // addresses
+}
+
+// test does something to these pods under load, and waits until others have taken their place.
+func (f fault) test(t *testing.T, name string, pods []string, do func(pods []string)) {
+	t.Run(name, func(t *testing.T) {
+		f.t = t
+		load, start := startLoad(t, f.server, faultRate), time.Now()
+		time.Sleep(10 * time.Second)
+		at := time.Now()
+		do(pods)
+		whole := f.untilReplaced(at, pods)
+		time.Sleep(faultLoad - time.Since(start))
+		if lost := f.report(load, at, fmt.Sprintf("whole after %v", whole), time.Minute); lost > 0 {
+			t.Errorf("%d spans are lost", lost)
+		}
+	})
+}
+
+// untilReplaced waits until these pods are gone or about to end, and as many as there were before are ready.
+func (f fault) untilReplaced(at time.Time, gone []string) time.Duration {
+	f.t.Helper()
+	for ; ; time.Sleep(500 * time.Millisecond) {
+		ready, left := map[string]int{}, 0
+		for _, pod := range f.pods("") {
+			switch {
+			case pod.ending:
+			case slices.Contains(gone, pod.name):
+				left++
+			case pod.ready:
+				ready[pod.app]++
+			}
+		}
+		nodes := len(strings.Fields(f.kubectl("get", "nodes", "-o", "name")))
+		if left == 0 && ready["otel-agent"] == nodes && ready["otel-collector"] == 3 && ready["server"] == 2 && ready["worker"] == 1 {
+			return time.Since(at).Round(time.Second)
+		}
+		if time.Since(at) > 5*time.Minute {
+			f.t.Fatalf("not whole after 5 minutes: %v", f.pods(""))
+		}
+	}
+}
+
+// testNode ends a node hard that has neither the broker nor a backend, as those keep all that they have in memory, and
+// brings it back.
+func (f fault) testNode(t *testing.T) {
+	nodes := strings.Fields(f.kubectl("get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"))
+	node := nodes[len(nodes)-1]
+	f.kubectl("cordon", node)
+	var moved []string
+	for _, pod := range f.pods("") {
+		if pod.node == node && slices.Contains([]string{"redis", "jaeger", "zipkin", "worker"}, pod.app) {
+			moved = append(moved, pod.name)
+			f.kubectl("delete", "pod", pod.name)
+		}
+	}
+	f.untilReplaced(time.Now(), moved)
+	for _, name := range []string{"deployment/redis", "deployment/jaeger", "deployment/zipkin"} {
+		f.kubectl("rollout", "status", name, "--timeout=2m")
+	}
+	f.kubectl("uncordon", node)
+
+	t.Run("a node ended hard, and back", func(t *testing.T) {
+		f.t = t
+		// The pods that these lead to may be others by now.
+		f.jaeger, f.zipkin = f.forward(t, "service/jaeger", 16686), f.forward(t, "service/zipkin", 9411)
+		untilNil(t, func() error { _, err := fetch("http://" + f.server + "/healthz"); return err })
+		var there, gone []string
+		for _, pod := range f.pods("") {
+			if pod.node == node && pod.app != "client" {
+				there = append(there, pod.app)
+				if pod.app != "otel-agent" { // its own node's DaemonSet waits for the node
+					gone = append(gone, pod.name)
+				}
+			}
+		}
+		load := startLoad(t, f.server, faultRate)
+		time.Sleep(10 * time.Second)
+		at := time.Now()
+		f.command(*killNode, node)
+		elsewhere := time.Duration(0)
+		for ; time.Since(at) < nodeAway; time.Sleep(time.Second) {
+			left := slices.ContainsFunc(f.pods(""), func(p pod) bool { return !p.ending && slices.Contains(gone, p.name) })
+			ready := 0
+			for _, pod := range f.pods("") {
+				if pod.ready && !pod.ending && pod.node != node && pod.app != "otel-agent" {
+					ready++
+				}
+			}
+			if elsewhere == 0 && !left && ready == 9 {
+				elsewhere = time.Since(at).Round(time.Second)
+			}
+		}
+		back := time.Now()
+		f.command(*startNode, node)
+		whole := f.untilReplaced(back, gone)
+		time.Sleep(30 * time.Second)
+		f.report(load, at, fmt.Sprintf("on it were %v; all but its agent elsewhere after %v; back after %v, and then whole after %v",
+			there, elsewhere, nodeAway, whole), 2*time.Minute)
+	})
+}
+
+func (f fault) command(line, argument string) {
+	f.t.Helper()
+	words := append(strings.Fields(line), argument)
+	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+		f.t.Fatalf("%v: %v\n%s", words, err, out)
+	}
+}
+
+// report ends the load, and returns how many spans either backend lacks of those that the requests must have made. A
+// request that was answered made five, and one that was told that no worker listens made four. What a request without an
+// answer made, nobody knows.
+func (f fault) report(load *load, at time.Time, whole string, within time.Duration) (lost int) {
+	f.t.Helper()
+	load.stop()
+	want, total, failed, last := map[string][]string{}, 0, map[string]int{}, time.Duration(0)
+	for _, result := range load.ended() {
+		id := result.Headers.Get("Trace-Id")
+		switch result.Code {
+		case http.StatusOK:
+			want[id] = requestSpans
+		case http.StatusServiceUnavailable:
+			want[id] = slices.DeleteFunc(slices.Clone(requestSpans), func(name string) bool { return strings.HasPrefix(name, "worker") })
+			fallthrough
+		default:
+			failed[fmt.Sprint(result.Code, " ", result.Error)]++
+			last = max(last, result.Timestamp.Add(result.Latency).Sub(at).Round(100*time.Millisecond))
+		}
+		total += len(want[id])
+	}
+	ended := time.Now()
+	missing, text := map[string]int{}, ""
+	for _, b := range []struct {
+		name, url string
+		parse     func([]byte) ([]*backend.Trace, error)
+	}{
+		{"Jaeger", "http://" + f.jaeger + "/api/v3/traces/", backend.ParseJaeger},
+		{"Zipkin", "http://" + f.zipkin + "/api/v2/trace/", backend.ParseZipkin},
+	} {
+		left := maps.Clone(want)
+		for {
+			missing = map[string]int{}
+			for id, names := range left {
+				lacks := lacking(b.url+id, b.parse, names)
+				if len(lacks) == 0 {
+					delete(left, id)
+				}
+				for _, name := range lacks {
+					missing[name]++
+				}
+			}
+			if len(left) == 0 || time.Since(ended) > within {
+				break
+			}
+			time.Sleep(time.Second)
+		}
+		n := 0
+		for _, m := range missing {
+			n += m
+		}
+		lost = max(lost, n)
+		text += fmt.Sprintf("\n  %s lacks %d of %d spans, in %d traces %v, %v after the last request", b.name, n, total, len(left),
+			missing, time.Since(ended).Round(time.Second))
+	}
+	sum := 0
+	for _, n := range failed {
+		sum += n
+	}
+	f.t.Logf("measured: %d requests, %d failed, the last %v after the fault; %s%s\n  failures: %v",
+		len(load.ended()), sum, last, whole, text, failed)
+	return lost
+}
+
+// lacking returns the names of the spans that a trace lacks, of those that it must have.
+func lacking(url string, parse func([]byte) ([]*backend.Trace, error), names []string) []string {
+	body, err := fetch(url)
+	if err != nil {
+		return names // Jaeger's and Zipkin's 404
+	}
+	traces, _ := parse(body)
+	got := map[string]bool{}
+	for _, trace := range traces {
+		for _, span := range trace.Spans {
+			got[strings.ToLower(span.Service+" "+span.Name)] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return got[name] })
+}
