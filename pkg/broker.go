@@ -5,8 +5,8 @@ package pkg
 // Most brokers have no instrumentation library, or one that stops at the broker. This file shows the three things
 // that such a library does, so that you can do them for any broker:
 //
-//  1. Publish starts a producer span, and injects the context into the message's headers.
-//  2. Receive extracts the context from the headers, and starts a consumer span with it.
+//  1. Publish starts a span of the kind producer, and injects the context into the message's headers.
+//  2. Receive extracts the context from the headers, and starts a span of the kind consumer with it.
 //  3. Both describe the message by OpenTelemetry's messaging conventions, so that backends know what they see.
 //
 // For Kafka, RabbitMQ or NATS the calls to Redis change, and the carrier is made of their own headers. Spans,
@@ -192,8 +192,7 @@ func (b *Broker) subscribe(ctx context.Context) (*redis.PubSub, error) {
 	}, backoff.WithBackOff(Backoff()), backoff.WithMaxElapsedTime(0))
 }
 
-// Ready returns nil if Redis answers and somebody listens on the channel. Otherwise the error is ErrNoListener,
-// ErrRefused, or Redis's own.
+// Ready returns nil if Redis answers and somebody listens, otherwise ErrNoListener, ErrRefused or Redis's own error.
 func (b *Broker) Ready(ctx context.Context) error {
 	listeners, err := b.redis.PubSubNumSub(ctx, channel).Result()
 	if err == nil && listeners[channel] == 0 {

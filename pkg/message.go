@@ -22,9 +22,8 @@ const maxMessageSize = 64 << 10
 type Message struct {
 	// ID tells this message from all others, in the spans of both sides.
 	ID string `json:"id"`
-	// Headers hold the trace context and the baggage. A carrier is anything that a propagator can write keys and
-	// values to. MapCarrier is the one for a map: it keeps the keys as they are, in lower case, as the W3C writes
-	// them.
+	// Headers hold the trace context and the baggage. A propagator turns these into keys and values, and back. What
+	// it writes to is a carrier, and MapCarrier is the one for a map. It keeps the keys in lower case, as W3C has them.
 	Headers propagation.MapCarrier `json:"headers"`
 	// Body is what the message is about.
 	Body string `json:"body"`

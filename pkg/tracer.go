@@ -67,8 +67,8 @@ func StartTracing(ctx context.Context, service string) (shutdown func(), err err
 		return func() {}, nil // the default tracer provider makes spans that do nothing
 	}
 
-	// By default the exporter gives up on a batch after 10 s, and gRPC waits up to two minutes before it connects
-	// again. With these, the agent may be away for outage, and nothing is lost.
+	// While the agent is down nothing is lost for two minutes, unless the queue is full or this process ends. By
+	// default the exporter gives up on a batch after 10 s, and gRPC waits up to two minutes before it connects again.
 	reconnect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
 	reconnect.Backoff.MaxDelay = 3 * time.Second
 	exporter, err := otlptracegrpc.New(ctx,
@@ -83,15 +83,15 @@ func StartTracing(ctx context.Context, service string) (shutdown func(), err err
 	// The batcher sends what it has each second, so that you needn't wait for your trace. Meanwhile its queue must
 	// hold what the program makes while the agent is away. The server makes 4 spans a request: 8192 are enough for
 	// 200 s at 10 requests a second. What doesn't fit is dropped, and what is in the queue dies with the process.
+	batcher := sdktrace.WithBatcher(exporter,
+		sdktrace.WithBatchTimeout(time.Second), sdktrace.WithExportTimeout(outage), sdktrace.WithMaxQueueSize(8192))
 	// A value may be a stranger's, and long. The agent refuses a batch of more than 4 MB, so long values are cut off.
 	limits := sdktrace.NewSpanLimits() // of OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT, or -1, which is no limit
 	if limits.AttributeValueLengthLimit < 0 {
 		limits.AttributeValueLengthLimit = 1000
 	}
-	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(serviceResource), sdktrace.WithRawSpanLimits(limits),
-		sdktrace.WithBatcher(exporter, sdktrace.WithBatchTimeout(time.Second), sdktrace.WithExportTimeout(outage),
-			sdktrace.WithMaxQueueSize(8192)))
-	// There is no sampler here, since one in code would override OTEL_TRACES_SAMPLER.
+	// The provider decides where the spans of all tracers go. A sampler in code would override OTEL_TRACES_SAMPLER.
+	provider := sdktrace.NewTracerProvider(batcher, sdktrace.WithResource(serviceResource), sdktrace.WithRawSpanLimits(limits))
 	otel.SetTracerProvider(provider)
 	return func() {
 		// Why a new context? The program's own is done by now, and with that one nothing would be sent.

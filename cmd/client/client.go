@@ -32,7 +32,7 @@ var tracer = otel.Tracer("otel-demo/cmd/client")
 func main() { pkg.Exit(run()) }
 
 func run() error {
-	var env pkg.Env
+	var env pkg.Env // this and all else that is no tracing is in pkg/program.go
 	serverURL := env.URL("SERVER_URL", "http://localhost:8080/hello")
 	requests := env.Uint("REQUESTS", "5")
 	work := env.Duration("WORK_DURATION", "200ms")
@@ -73,8 +73,9 @@ func run() error {
 func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, work time.Duration) error {
 	start := time.Now()
 	// There is no span in ctx yet, so this one starts a new trace: it is the root. The ctx that Start returns holds
-	// the span. Hand that one on, and each span that is started with it becomes a child. This is all that Go's
-	// context is for here: it carries the span from function to function, inside one program.
+	// the span. Hand that one on, and each span that is started with it becomes a child. That is what Go's context is
+	// for here: it carries the span from function to function, inside one program. Between programs travels the trace
+	// context: the ids of the trace and of the span that is to be the parent.
 	ctx, span := tracer.Start(ctx, "make request")
 	// A span that isn't ended is never sent. Defer End where the span covers the whole function, as here.
 	defer span.End()
@@ -93,8 +94,8 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 
 	status, body, err := get(ctx, client, serverURL)
 	if err == nil && status != http.StatusOK {
-		// otelhttp has made its own span an error, as for each status from 400 on. An error does not rise to the
-		// parent by itself: whoever knows that the whole has failed says so, with Fail, below.
+		// The HTTP client below has made its own span an error, as for each status from 400 on. An error does not
+		// rise to the parent by itself: whoever knows that the whole has failed says so, with Fail, below.
 		err = fmt.Errorf("the server answered %d: %q", status, body)
 	}
 	// An event is a moment in a span. In Jaeger, open the span and then "Logs". OpenTelemetry is moving events to
@@ -127,8 +128,8 @@ func get(ctx context.Context, client *http.Client, url *url.URL) (status int, bo
 }
 
 // newClient returns an HTTP client that traces. The transport, from OpenTelemetry's instrumentation library, makes
-// the span `HTTP GET` around each request, and injects the trace context into the request's headers. That is how a
-// trace leaves a program over HTTP. With the W3C's format, the default, the headers are:
+// the span `HTTP GET` around each request, and injects (writes) the trace context into the request's headers. That is
+// how a trace leaves a program over HTTP. With the W3C's format, the default, the headers are:
 //
 //	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (01: this trace is sampled, so record it)
 //	baggage: username=donuts

@@ -67,17 +67,17 @@ func run() error {
 	return pkg.Serve(ctx, listener, newHandler(broker, work), work)
 }
 
-// server holds what the handlers need. There is no tracer among it, and no trace: what belongs to one request is in
-// its context, and is passed on as the first argument of each call.
+// server holds what all requests need. What belongs to one request is in its context, the first argument of each
+// call.
 type server struct {
 	broker *pkg.Broker
 	work   time.Duration
 }
 
-// newHandler returns the server's routes. otelhttp.NewHandler extracts the trace context from the request's headers
-// and starts the span `GET /hello` as a child of the client's span: the trace goes on. It is wrapped around one
-// route, inside the mux, since only there the route is known; it gives the span its name. /healthz has no span: it is
-// asked every few seconds, and nobody would look at those traces.
+// newHandler returns the server's routes. otelhttp.NewHandler extracts (reads) the trace context from the request's
+// headers and starts the span `GET /hello` as a child of the client's span: the trace goes on. It is wrapped around
+// one route, inside the mux, since only there the route is known; it gives the span its name. /healthz has no span:
+// it is asked every few seconds, and nobody would look at those traces.
 func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	s := &server{broker, work}
 	mux := http.NewServeMux()
@@ -125,7 +125,7 @@ func (s *server) handle(ctx context.Context, body string) error {
 	time.Sleep(s.work) // simulated work, so that the span is long enough to be seen
 
 	// HTTP carries the trace context by itself. The broker doesn't: pkg/broker.go shows what Publish does about that.
-	// ctx holds this span, and so `publish work` becomes its child. The limit keeps an answer within 2 s.
+	// ctx holds this span, and so `publish work` becomes its child. With the limit of 1 s, an answer takes no 2 s.
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if err := s.broker.Publish(ctx, body); err != nil {

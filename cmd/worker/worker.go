@@ -1,7 +1,7 @@
 // Command worker receives the messages that the server publishes, and works on each.
 //
 // This is file 4 of 6. The trace goes on in another process, after the response to the client is long gone. In Jaeger
-// the span `process work` begins where `handle request` has ended, and makes the trace longer than the request.
+// the span `process work` begins when the message is published, and makes the trace longer than the request.
 package main
 
 import (
@@ -39,9 +39,10 @@ func run() error {
 	}
 	defer broker.Close()
 
-	// A span that processes a message always links to the span that published it. It is also that one's child by
-	// default, so that you see one trace. With `root` it starts a trace of its own, and the link leads from one to
-	// the other: right where a message waits for hours, or where one span processes a batch of many traces' messages.
+	// A span that processes a message always has a link to the span that published it: a reference, which may lead to
+	// another trace. By default it is also that one's child, so that you see one trace. With `root` it starts a trace
+	// of its own: right where a message waits for hours, or where one span processes a batch of many traces'
+	// messages.
 	var options []trace.SpanStartOption
 	if processSpan == "root" {
 		options = append(options, trace.WithNewRoot())
