@@ -22,10 +22,18 @@ import (
 )
 
 var (
-	kubeconfig = flag.String("kubeconfig", "", "run the demo on this Kubernetes cluster too; kubernetes/README.md says how it gets the images")
-	killNode   = flag.String("kill-node", "", "with -kubeconfig and -long: end a node hard too, by this command with its name added, such as 'docker kill'")
-	startNode  = flag.String("start-node", "", "with -kill-node: the command that brings it back, such as 'docker start'")
+	killNode  = flag.String("kill-node", "", "with -kubeconfig and -long: end a node hard too, by this command with its name added, such as 'docker kill'")
+	startNode = flag.String("start-node", "", "with -kill-node: the command that brings it back, such as 'docker start'")
 )
+
+// kubeconfig is -kubeconfig FILE: run the demo on this cluster too. The collector's load balancer, which knows clusters
+// itself, may have defined that flag already.
+var kubeconfig = func() flag.Value {
+	if flag.Lookup("kubeconfig") == nil {
+		flag.String("kubeconfig", "", "run the demo on this Kubernetes cluster too; kubernetes/README.md says how")
+	}
+	return flag.Lookup("kubeconfig").Value
+}()
 
 // cluster is the demo on a cluster. It is driven by kubectl, as a reader of kubernetes/README.md drives it.
 type cluster struct {
@@ -37,7 +45,7 @@ type cluster struct {
 // onCluster applies the demo and waits until all of it is ready. At the test's end it is deleted.
 func onCluster(t *testing.T) cluster {
 	t.Helper()
-	if *kubeconfig == "" {
+	if kubeconfig.String() == "" {
 		t.Skip("needs a Kubernetes cluster: run it with -kubeconfig FILE")
 	}
 	c := cluster{t, projectRoot(t), time.Now()}
@@ -62,7 +70,7 @@ func onCluster(t *testing.T) cluster {
 
 func (c cluster) kubectl(args ...string) string {
 	c.t.Helper()
-	cmd := exec.Command("kubectl", append([]string{"--kubeconfig", *kubeconfig, "--namespace", "otel-demo"}, args...)...)
+	cmd := exec.Command("kubectl", append([]string{"--kubeconfig", kubeconfig.String(), "--namespace", "otel-demo"}, args...)...)
 	out, err := cmd.Output()
 	if exit, ok := err.(*exec.ExitError); ok {
 		c.t.Errorf("kubectl %s: %v\n%s", strings.Join(args, " "), err, exit.Stderr)
@@ -95,7 +103,7 @@ func (c cluster) pods(app string) (all []pod) {
 // what listens on the pod's localhost too.
 func (c cluster) forward(t *testing.T, target string, port int) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "kubectl", "--kubeconfig", *kubeconfig, "--namespace", "otel-demo", "port-forward", target, fmt.Sprintf(":%d", port))
+	cmd := exec.CommandContext(t.Context(), "kubectl", "--kubeconfig", kubeconfig.String(), "--namespace", "otel-demo", "port-forward", target, fmt.Sprintf(":%d", port))
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()

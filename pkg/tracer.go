@@ -42,14 +42,14 @@ const outage = 2 * time.Minute
 //	OTEL_PROPAGATORS             the formats of the headers (tracecontext,baggage)
 //	OTEL_TRACES_SAMPLER(_ARG)    which traces to record (parentbased_always_on); read by the SDK
 //	OTEL_SDK_DISABLED            true turns tracing off (false)
-func StartTracing(ctx context.Context, service string) (shutdown func(), err error) {
+func StartTracing(ctx context.Context, name string) (shutdown func(), err error) {
 	var env Env
 	endpoint := env.URL("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")
 	disabled := env.OneOf("OTEL_SDK_DISABLED", "false", "true")
 	propagator := read(&env, "OTEL_PROPAGATORS", "tracecontext,baggage",
 		"some of tracecontext, baggage, b3, b3multi, jaeger, ottrace, xray, or none", newPropagator)
-	serviceResource := read(&env, "OTEL_RESOURCE_ATTRIBUTES", "", "key=value,key=value",
-		func(string) (*resource.Resource, error) { return newResource(ctx, service) })
+	service := read(&env, "OTEL_RESOURCE_ATTRIBUTES", "", "key=value,key=value",
+		func(string) (*resource.Resource, error) { return newResource(ctx, name) })
 	if env.Err != nil {
 		return nil, env.Err
 	}
@@ -91,7 +91,7 @@ func StartTracing(ctx context.Context, service string) (shutdown func(), err err
 		limits.AttributeValueLengthLimit = 1000
 	}
 	// The provider decides where the spans of all tracers go. A sampler in code would override OTEL_TRACES_SAMPLER.
-	provider := sdktrace.NewTracerProvider(batcher, sdktrace.WithResource(serviceResource), sdktrace.WithRawSpanLimits(limits))
+	provider := sdktrace.NewTracerProvider(batcher, sdktrace.WithResource(service), sdktrace.WithRawSpanLimits(limits))
 	otel.SetTracerProvider(provider)
 	return func() {
 		// Why a new context? The program's own is done by now, and with that one nothing would be sent.
@@ -104,7 +104,7 @@ func StartTracing(ctx context.Context, service string) (shutdown func(), err err
 }
 
 // newResource describes who makes the spans. In Jaeger, open a span and then "Process".
-func newResource(ctx context.Context, service string) (*resource.Resource, error) {
+func newResource(ctx context.Context, name string) (*resource.Resource, error) {
 	version := "(unknown)"
 	if build, ok := debug.ReadBuildInfo(); ok {
 		version = build.Main.Version // the git tag or commit, or (devel) where Go didn't know it
@@ -112,7 +112,7 @@ func newResource(ctx context.Context, service string) (*resource.Resource, error
 	return resource.New(ctx,
 		resource.WithService(), // an id for each process, which tells two of one service apart
 		resource.WithTelemetrySDK(),
-		resource.WithAttributes(semconv.ServiceName(service), semconv.ServiceVersion(version)),
+		resource.WithAttributes(semconv.ServiceName(name), semconv.ServiceVersion(version)),
 		resource.WithFromEnv()) // the last one wins
 }
 
