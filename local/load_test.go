@@ -1,77 +1,29 @@
 package main
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
-
-	vegeta "github.com/tsenart/vegeta/v12/lib"
 
 	"otel-demo/local/backend"
 )
 
-// load sends requests at a fixed rate, whether the ones before are answered or not. Each is a trace of its own, whose id
-// is known here before the request is sent.
+// load is requests for a test, which ends them.
 type load struct {
-	t        *testing.T
-	attacker *vegeta.Attacker
-	done     chan struct{} // closed when all requests have ended
-
-	mu      sync.Mutex
-	sent    map[string]bool // trace ids
-	results []*vegeta.Result
+	*requests
+	t *testing.T
 }
 
 // startLoad starts to send requests to a server, until stop.
 func startLoad(t *testing.T, serverAddress string, perSecond int) *load {
-	l := &load{t: t, attacker: vegeta.NewAttacker(vegeta.Timeout(10 * time.Second)), done: make(chan struct{}), sent: map[string]bool{}}
-	target := func(target *vegeta.Target) error {
-		trace := randomHex(16)
-		l.mu.Lock()
-		l.sent[trace] = true
-		l.mu.Unlock()
-		target.Method, target.URL = http.MethodGet, "http://"+serverAddress+"/hello"
-		target.Header = http.Header{"Traceparent": {traceparent(trace)}}
-		return nil
-	}
-	go func() {
-		defer close(l.done)
-		for result := range l.attacker.Attack(target, vegeta.Rate{Freq: perSecond, Per: time.Second}, 0, "") {
-			l.mu.Lock()
-			l.results = append(l.results, result)
-			l.mu.Unlock()
-		}
-	}()
+	l := &load{startRequests(serverAddress, perSecond, 0, ""), t}
 	t.Cleanup(l.stop)
 	return l
-}
-
-func randomHex(bytes int) string {
-	id := make([]byte, bytes)
-	_, _ = rand.Read(id) // it never fails
-	return hex.EncodeToString(id)
-}
-
-func traceparent(trace string) string { return "00-" + trace + "-" + randomHex(8) + "-01" }
-
-// stop sends no more, and waits until each request has its answer or has failed.
-func (l *load) stop() {
-	l.attacker.Stop()
-	<-l.done
-}
-
-func (l *load) ended() []*vegeta.Result {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.results)
 }
 
 // wait waits until so many more requests have ended.

@@ -19,12 +19,20 @@ import (
 const usage = `Runs the demo of docker-compose.yml without Docker, until Ctrl+C:
 
   go run -C local . [-f FILE]... [-recipe NAME] [-once [-wait DURATION]] [-shape]
+  go run -C local . [-f FILE]... [-recipe NAME] -load RATE[,RATE]... [-for DURATION] [-json]
+  go run -C local . -collector
 
   -f FILE         a compose file to merge into docker-compose.yml, from the project's folder; may be repeated
   -recipe NAME    the same as -f recipes/NAME/docker-compose.yml; NAME/VARIANT for docker-compose.VARIANT.yml
   -once           stop when the client is done and its traces have arrived; the exit status is the client's
   -wait DURATION  with -once: how long at most, from when all is started (60s); the exit status is 1 if that is over
   -shape          print the traces' shape at the end, rather than each trace as a tree
+  -load RATE      send so many requests a second to the demo, traced, and to a second one, untraced, at the same time, and
+                  report what tracing costs; WORK_DURATION is 0. Several rates: each in turn, and one demo after the
+                  other, until it can't take any more. Not with REDIS_URL, as each demo needs its own
+  -for DURATION   with -load: how long each rate (60s)
+  -json           with -load: the report as JSON, a line for each rate
+  -collector      only start a collector on localhost:4317, which throws all spans away: for the benchmarks in pkg
 
 Traces go to standard output, everything else to standard error. REDIS_URL makes it use that Redis.
 `
@@ -77,9 +85,12 @@ type usageError struct{ error }
 
 // flags are the command line.
 type flags struct {
-	files       []string
-	once, shape bool
-	wait        time.Duration
+	files           []string
+	once, shape     bool
+	wait            time.Duration
+	rates           []int // of -load
+	duration        time.Duration
+	json, collector bool
 }
 
 func parseFlags(root string, args []string) (flags, error) {
@@ -98,21 +109,33 @@ func parseFlags(root string, args []string) (flags, error) {
 	set.BoolVar(&f.once, "once", false, "")
 	set.BoolVar(&f.shape, "shape", false, "")
 	set.DurationVar(&f.wait, "wait", time.Minute, "")
+	set.Func("load", "", f.parseRates)
+	set.DurationVar(&f.duration, "for", time.Minute, "")
+	set.BoolVar(&f.json, "json", false, "")
+	set.BoolVar(&f.collector, "collector", false, "")
 	if err := set.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return f, err
 		}
 		return f, usageError{fmt.Errorf("%w (-h shows the flags)", err)}
 	}
-	waitIsSet := false
-	set.Visit(func(one *flag.Flag) { waitIsSet = waitIsSet || one.Name == "wait" })
+	isSet := map[string]bool{}
+	set.Visit(func(one *flag.Flag) { isSet[one.Name] = true })
 	switch {
 	case set.NArg() > 0:
 		return f, usageError{fmt.Errorf("%q: want flags only (-h shows them)", set.Arg(0))}
 	case f.wait <= 0:
 		return f, usageError{fmt.Errorf("-wait %v: want a duration above 0, such as 60s", f.wait)}
-	case waitIsSet && !f.once:
+	case isSet["wait"] && !f.once:
 		return f, usageError{errors.New("-wait says how long -once waits: want -once with it")}
+	case f.duration < time.Second:
+		return f, usageError{fmt.Errorf("-for %v: want a duration from 1s, such as 60s", f.duration)}
+	case (isSet["for"] || f.json) && f.rates == nil:
+		return f, usageError{errors.New("-for and -json say more about -load: want -load with them")}
+	case f.rates != nil && (f.once || f.shape):
+		return f, usageError{errors.New("-load ends by itself and prints a report: want neither -once nor -shape with it")}
+	case f.collector && len(isSet) > 1:
+		return f, usageError{errors.New("-collector starts nothing else: want no other flag with it")}
 	}
 	return f, nil
 }
@@ -135,8 +158,14 @@ func run(args []string) error {
 		return err
 	}
 
+	if f.collector {
+		return runCollector(strings.Split(collectorAlone, "\n"))
+	}
 	ctx, signals := signalContext()
 	console := newConsole()
+	if f.rates != nil {
+		return loadAndReport(ctx, root, f, console)
+	}
 	d, err := Start(ctx, Options{Root: root, Files: f.files, RedisURL: os.Getenv("REDIS_URL"), Line: console.line})
 	if err != nil {
 		return err
