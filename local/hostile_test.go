@@ -78,10 +78,12 @@ func TestHostileMessages(t *testing.T) {
 		n, _ := lost(d.Jaeger(), good, []string{"worker process work"})
 		return n == 0
 	})
-	// A line a second at most, so the last count is in the line of the next one.
+	// There is a line a second at most, so the last count comes with a message after a pause.
 	eventually(t, "a count of all bad messages", func() bool {
+		time.Sleep(1100 * time.Millisecond)
 		publish("one more")
 		bad++
+		time.Sleep(500 * time.Millisecond)
 		return strings.Contains(log.String(), fmt.Sprintf(`"so far"=%d`, bad))
 	})
 

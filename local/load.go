@@ -40,9 +40,9 @@ func (l limited) Pace(elapsed time.Duration, sent uint64) (wait time.Duration, s
 
 // startRequests starts to send requests to a server, until stop or for a time that is not 0. A thousand at most wait for
 // their answers at once.
-func startRequests(serverAddress string, perSecond int, duration time.Duration, baggage string) *requests {
+func startRequests(serverAddress string, perSecond int, duration time.Duration, baggage string, options ...func(*vegeta.Attacker)) *requests {
 	r := &requests{
-		attacker: vegeta.NewAttacker(vegeta.Timeout(10*time.Second), vegeta.MaxWorkers(1000)),
+		attacker: vegeta.NewAttacker(append(options, vegeta.Timeout(10*time.Second), vegeta.MaxWorkers(1000))...),
 		done:     make(chan struct{}),
 		began:    time.Now(),
 		interval: time.Second / time.Duration(perSecond),
