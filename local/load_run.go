@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -273,6 +274,8 @@ func attack(ctx context.Context, rate int, duration time.Duration, baggage strin
 	var all []*requests
 	for _, s := range sides {
 		all = append(all, startRequests(s.server, rate, duration, baggage))
+		// In turn, or the side that is asked second would always find the machine busy with the first.
+		time.Sleep(time.Second / time.Duration(rate*len(sides)))
 	}
 	start := time.Now()
 	ticker := time.NewTicker(time.Second)
@@ -420,7 +423,7 @@ func (w *watch) stop() []processReport {
 	<-w.done
 	var reports []processReport
 	for _, p := range w.processes {
-		p.CPUSeconds = p.cpu() - p.before
+		p.CPUSeconds, p.PeakMB = math.Round(100*(p.cpu()-p.before))/100, math.Round(10*p.PeakMB)/10
 		reports = append(reports, p.processReport)
 	}
 	return reports
