@@ -242,3 +242,38 @@ func TestIdleConnections(t *testing.T) {
 	t.Logf("measured: 2,000 idle connections beside 20 requests/s: all answered, p50 %v (%v without), p99 %v (%v), server at %d MB at most",
 		p50, p50Before, p99, p99Before, memory)
 }
+
+// Nothing of the demo can be reached from another machine, though the containers' own files say 0.0.0.0.
+func TestAllListenOnLoopbackOnly(t *testing.T) {
+	d, _ := startServices(t)
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reached, elsewhere := 0, 0
+	for p, address := range d.addresses.of {
+		host, number := hostAndPort(address)
+		if host != "127.0.0.1" {
+			t.Errorf("port %d of %s is at %s", p.number, p.service, address)
+		}
+		if conn, err := net.DialTimeout("tcp", address, time.Second); err == nil {
+			reached++
+			_ = conn.Close() // it was only a question
+		}
+		for _, a := range own {
+			ip, ok := a.(*net.IPNet)
+			if !ok || ip.IP.IsLoopback() || ip.IP.IsLinkLocalUnicast() {
+				continue
+			}
+			elsewhere++
+			if conn, err := net.DialTimeout("tcp", net.JoinHostPort(ip.IP.String(), number), time.Second); err == nil {
+				_ = conn.Close()
+				t.Errorf("port %d of %s can be reached at %s", p.number, p.service, ip.IP)
+			}
+		}
+	}
+	if reached < 10 {
+		t.Errorf("only %d ports can be reached here", reached)
+	}
+	t.Logf("measured: %d ports listen on 127.0.0.1, none at another address of this machine (%d tried)", reached, elsewhere)
+}
