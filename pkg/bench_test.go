@@ -66,16 +66,27 @@ func (s *sink) Shutdown(ctx context.Context) error {
 	return s.next.Shutdown(ctx)
 }
 
-// traceBy sets up tracing. After the benchmark the sink's count is reported: a batcher drops what comes too fast for
-// its queue, and what was dropped did not cost what it should.
-func traceBy(b *testing.B, way string) {
+// traceBy sets up tracing, and returns what begins to measure. Two metrics are added. cpu-ns/op is the time on the CPU,
+// the last export included: a busy machine changes it less than the time by the clock. spans/op is what the sink has
+// counted: a batcher drops what comes too fast for its queue, and what was dropped did not cost what it should.
+func traceBy(b *testing.B, way string) (begin func()) {
 	b.Helper()
+	var cpu time.Duration
+	begin = func() {
+		b.ReportAllocs()
+		b.ResetTimer()
+		cpu = cpuTime()
+	}
 	before, tracerBefore := otel.GetTracerProvider(), tracer
-	b.Cleanup(func() { otel.SetTracerProvider(before); tracer = tracerBefore })
+	b.Cleanup(func() {
+		b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N), "cpu-ns/op")
+		otel.SetTracerProvider(before)
+		tracer = tracerBefore
+	})
 	if way == off {
 		otel.SetTracerProvider(noop.NewTracerProvider())
 		tracer = otel.Tracer("otel-demo/pkg")
-		return
+		return begin
 	}
 	s := &sink{}
 	if way == exported {
@@ -109,6 +120,7 @@ func traceBy(b *testing.B, way string) {
 			b.ReportMetric(float64(s.spans.Load())/float64(b.N), "spans/op")
 		}
 	})
+	return begin
 }
 
 // redisOptions are for the server at REDIS_URL, or one of the benchmark's own.
@@ -126,7 +138,7 @@ func redisOptions(b *testing.B) *redis.Options {
 
 // messages publishes b.N messages from several goroutines, and waits until all are processed.
 func messages(b *testing.B, ctx context.Context, way string, redisotel bool, publishers int) {
-	traceBy(b, way)
+	begin := traceBy(b, way)
 	options := redisOptions(b)
 	broker, err := NewBroker(options)
 	if !redisotel {
@@ -161,8 +173,7 @@ func messages(b *testing.B, ctx context.Context, way string, redisotel bool, pub
 		time.Sleep(time.Millisecond)
 	}
 
-	b.ReportAllocs()
-	b.ResetTimer()
+	begin()
 	processed.Add(b.N)
 	var next atomic.Int64
 	var publishing sync.WaitGroup
@@ -223,7 +234,7 @@ func BenchmarkRequest(b *testing.B) {
 	for _, clients := range []int{1, 16} {
 		for _, way := range everyWay {
 			b.Run(fmt.Sprintf("clients=%d/tracing=%s", clients, way), func(b *testing.B) {
-				traceBy(b, way)
+				begin := traceBy(b, way)
 				mux := http.NewServeMux()
 				mux.Handle("GET /hello", otelhttp.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					fmt.Fprintln(w, "hello, world")
@@ -234,8 +245,7 @@ func BenchmarkRequest(b *testing.B) {
 				defer transport.CloseIdleConnections()
 				client := &http.Client{Transport: otelhttp.NewTransport(transport)}
 
-				b.ReportAllocs()
-				b.ResetTimer()
+				begin()
 				var next atomic.Int64
 				var requesting sync.WaitGroup
 				for range clients {
@@ -270,8 +280,7 @@ func BenchmarkTrace(b *testing.B) {
 	for _, spans := range []int{7, 100, 1000} {
 		for _, way := range everyWay {
 			b.Run(fmt.Sprintf("spans=%d/tracing=%s", spans, way), func(b *testing.B) {
-				traceBy(b, way)
-				b.ReportAllocs()
+				traceBy(b, way)()
 				for b.Loop() {
 					ctx, root := tracer.Start(context.Background(), "root")
 					for i := range spans - 1 {

@@ -1,0 +1,17 @@
+//go:build unix
+
+package pkg
+
+import (
+	"syscall"
+	"time"
+)
+
+// cpuTime is how long this process has run on a CPU so far.
+func cpuTime() time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return 0
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
