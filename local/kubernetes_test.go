@@ -100,8 +100,8 @@ func (c cluster) pods(app string) (all []pod) {
 	return all
 }
 
-// forward returns an address of this machine that leads to a port of a pod or a Service, until the test's end. It reaches
-// what listens on the pod's localhost too.
+// forward returns an address of this machine that leads to a port of a pod or a Service, until the test's end. It
+// reaches what listens on the pod's localhost too.
 func (c cluster) forward(t *testing.T, target string, port int) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "kubectl", "--kubeconfig", kubeconfig.String(), "--namespace", "otel-demo", "port-forward", target, fmt.Sprintf(":%d", port))
@@ -230,7 +230,7 @@ func TestKubernetes(t *testing.T) {
 	t.Run("faults", func(t *testing.T) {
 		needsLong(t)
 		c.t = t
-		c.faults(t, jaeger, zipkin)
+		c.faults(t)
 	})
 }
 
@@ -258,14 +258,14 @@ const (
 )
 
 // faults does, under load, what happens to pods and nodes. What ends in order loses no span.
-func (c cluster) faults(t *testing.T, jaeger, zipkin string) {
-	server := c.kubectl("get", "service", "server", "-o", "jsonpath={.spec.clusterIP}") + ":8080"
-	connection, err := net.DialTimeout("tcp", server, 2*time.Second)
+func (c cluster) faults(t *testing.T) {
+	// Not by port-forward, which ends with its pod and gets stuck under load.
+	f := fault{c, c.service("server", 8080), c.service("jaeger", 16686), c.service("zipkin", 9411)}
+	connection, err := net.DialTimeout("tcp", f.server, 2*time.Second)
 	if err != nil {
 		t.Skipf("this machine doesn't reach the cluster's Services: %v", err)
 	}
 	connection.Close()
-	f := fault{c, server, jaeger, zipkin}
 	one := func(app string) []string { return c.names(c.pods(app)[:1]) }
 	all := func(app string) []string { return c.names(c.pods(app)) }
 
@@ -288,6 +288,11 @@ func (c cluster) faults(t *testing.T, jaeger, zipkin string) {
 		return
 	}
 	f.testNode(t)
+}
+
+func (c cluster) service(name string, port int) string {
+	c.t.Helper()
+	return fmt.Sprintf("%s:%d", c.kubectl("get", "service", name, "-o", "jsonpath={.spec.clusterIP}"), port)
 }
 
 func (c cluster) names(pods []pod) (names []string) {
@@ -391,8 +396,6 @@ func (f fault) testNode(t *testing.T) {
 
 	t.Run("a node ended hard, and back", func(t *testing.T) {
 		f.t = t
-		// The pods that these lead to may be others by now.
-		f.jaeger, f.zipkin = f.forward(t, "service/jaeger", 16686), f.forward(t, "service/zipkin", 9411)
 		untilNil(t, func() error { _, err := fetch("http://" + f.server + "/healthz"); return err })
 		var there, gone []string
 		for _, pod := range f.pods("") {
