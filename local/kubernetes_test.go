@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,7 +24,8 @@ import (
 )
 
 var (
-	killNode  = flag.String("kill-node", "", "with -kubeconfig and -long: end a node hard too, by this command with its name added, such as 'docker kill'")
+	killNode = flag.String("kill-node", "", "with -kubeconfig and -long: end a node hard too, "+
+		"by this command with its name added, such as 'docker kill'")
 	startNode = flag.String("start-node", "", "with -kill-node: the command that brings it back, such as 'docker start'")
 )
 
@@ -51,7 +53,7 @@ func onCluster(t *testing.T) cluster {
 	}
 	c := cluster{t, projectRoot(t), time.Now()}
 	if found := c.kubectl("get", "namespace", "otel-demo", "--ignore-not-found"); found != "" {
-		t.Fatal("the cluster has a namespace otel-demo already, and its traces would be among this test's: kubectl delete -k .")
+		t.Fatal("the cluster has a namespace otel-demo already, whose traces would be among these: kubectl delete -k .")
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -61,24 +63,33 @@ func onCluster(t *testing.T) cluster {
 		c.kubectl("delete", "-k", c.root, "--timeout=2m")
 	})
 	c.kubectl("apply", "-k", c.root)
-	for _, name := range []string{"daemonset/otel-agent", "deployment/otel-collector", "deployment/jaeger", "deployment/zipkin",
-		"deployment/redis", "deployment/worker", "deployment/server"} {
-		c.kubectl("rollout", "status", name, "--timeout=3m")
-	}
+	c.ready("daemonset/otel-agent", "deployment/otel-collector", "deployment/jaeger", "deployment/zipkin",
+		"deployment/redis", "deployment/worker", "deployment/server")
 	t.Logf("all is ready after %v", time.Since(c.started).Round(time.Second))
 	return c
 }
 
+func (c cluster) ready(names ...string) {
+	c.t.Helper()
+	for _, name := range names {
+		c.kubectl("rollout", "status", name, "--timeout=3m")
+	}
+}
+
 func (c cluster) kubectl(args ...string) string {
 	c.t.Helper()
-	cmd := exec.Command("kubectl", append([]string{"--kubeconfig", kubeconfig.String(), "--namespace", "otel-demo"}, args...)...)
-	out, err := cmd.Output()
+	out, err := kubectl(context.Background(), args...).Output()
 	if exit, ok := err.(*exec.ExitError); ok {
 		c.t.Errorf("kubectl %s: %v\n%s", strings.Join(args, " "), err, exit.Stderr)
 	} else if err != nil {
 		c.t.Fatal(err)
 	}
 	return string(out)
+}
+
+func kubectl(ctx context.Context, args ...string) *exec.Cmd {
+	common := []string{"--kubeconfig", kubeconfig.String(), "--namespace", "otel-demo"}
+	return exec.CommandContext(ctx, "kubectl", append(common, args...)...)
 }
 
 type pod struct {
@@ -89,8 +100,8 @@ type pod struct {
 // pods lists the pods of an app, or of all.
 func (c cluster) pods(app string) (all []pod) {
 	c.t.Helper()
-	lines := c.kubectl("get", "pods", "-o", `jsonpath={range .items[*]}{.metadata.labels.app},{.metadata.name},{.spec.nodeName},`+
-		`{.status.conditions[?(@.type=="Ready")].status},{.metadata.deletionTimestamp}{"\n"}{end}`)
+	lines := c.kubectl("get", "pods", "-o", `jsonpath={range .items[*]}{.metadata.labels.app},{.metadata.name},`+
+		`{.spec.nodeName},{.status.conditions[?(@.type=="Ready")].status},{.metadata.deletionTimestamp}{"\n"}{end}`)
 	for line := range strings.Lines(lines) {
 		field := strings.Split(strings.TrimSpace(line), ",")
 		if app == "" || app == field[0] {
@@ -104,7 +115,7 @@ func (c cluster) pods(app string) (all []pod) {
 // reaches what listens on the pod's localhost too.
 func (c cluster) forward(t *testing.T, target string, port int) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "kubectl", "--kubeconfig", kubeconfig.String(), "--namespace", "otel-demo", "port-forward", target, fmt.Sprintf(":%d", port))
+	cmd := kubectl(t.Context(), "port-forward", target, fmt.Sprintf(":%d", port))
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
@@ -242,8 +253,9 @@ func acceptedSpans(urls map[string]string) (accepted map[string]int, sum int, er
 		if err != nil {
 			return nil, 0, err
 		}
-		for _, line := range regexp.MustCompile(`(?m)^otelcol_receiver_accepted_spans\w*\{.*\} (\d+)$`).FindAllSubmatch(body, -1) {
-			n, _ := strconv.Atoi(string(line[1]))
+		metric := regexp.MustCompile(`(?m)^otelcol_receiver_accepted_spans\w*\{.*\} (\d+)$`)
+		for _, found := range metric.FindAllSubmatch(body, -1) {
+			n, _ := strconv.Atoi(string(found[1]))
 			accepted[name] += n
 		}
 		sum += accepted[name]
@@ -281,8 +293,11 @@ func (c cluster) faults(t *testing.T) {
 	f.test(t, "agents rolled to a new config", all("otel-agent"), func([]string) {
 		c.kubectl("apply", "-k", copyWith(t, c.root, "otel-agent-config.yaml", "# changed\n"))
 	})
-	f.test(t, "servers rolled", all("server"), func([]string) { c.kubectl("rollout", "restart", "deployment/server") })
-	f.test(t, "the worker replaced", all("worker"), func([]string) { c.kubectl("rollout", "restart", "deployment/worker") })
+	restart := func(app string) func([]string) {
+		return func([]string) { c.kubectl("rollout", "restart", "deployment/"+app) }
+	}
+	f.test(t, "servers rolled", all("server"), restart("server"))
+	f.test(t, "the worker replaced", all("worker"), restart("worker"))
 	if *killNode == "" {
 		t.Log("no node is ended: that needs -kill-node and -start-node")
 		return
@@ -366,7 +381,8 @@ func (f fault) untilReplaced(at time.Time, gone []string) time.Duration {
 			}
 		}
 		nodes := len(strings.Fields(f.kubectl("get", "nodes", "-o", "name")))
-		if left == 0 && ready["otel-agent"] == nodes && ready["otel-collector"] == 3 && ready["server"] == 2 && ready["worker"] == 1 {
+		if left == 0 && ready["otel-agent"] == nodes && ready["otel-collector"] == 3 && ready["server"] == 2 &&
+			ready["worker"] == 1 {
 			return time.Since(at).Round(time.Second)
 		}
 		if time.Since(at) > 5*time.Minute {
@@ -389,9 +405,7 @@ func (f fault) testNode(t *testing.T) {
 		}
 	}
 	f.untilReplaced(time.Now(), moved)
-	for _, name := range []string{"deployment/redis", "deployment/jaeger", "deployment/zipkin"} {
-		f.kubectl("rollout", "status", name, "--timeout=2m")
-	}
+	f.ready("deployment/redis", "deployment/jaeger", "deployment/zipkin")
 	f.kubectl("uncordon", node)
 
 	t.Run("a node ended hard, and back", func(t *testing.T) {
@@ -412,7 +426,9 @@ func (f fault) testNode(t *testing.T) {
 		f.command(*killNode, node)
 		elsewhere := time.Duration(0)
 		for ; time.Since(at) < nodeAway; time.Sleep(time.Second) {
-			left := slices.ContainsFunc(f.pods(""), func(p pod) bool { return !p.ending && slices.Contains(gone, p.name) })
+			left := slices.ContainsFunc(f.pods(""), func(p pod) bool {
+				return !p.ending && slices.Contains(gone, p.name)
+			})
 			ready := 0
 			for _, pod := range f.pods("") {
 				if pod.ready && !pod.ending && pod.node != node && pod.app != "otel-agent" {
@@ -427,8 +443,8 @@ func (f fault) testNode(t *testing.T) {
 		f.command(*startNode, node)
 		whole := f.untilReplaced(back, gone)
 		time.Sleep(30 * time.Second)
-		f.report(load, at, fmt.Sprintf("on it were %v; all but its agent elsewhere after %v; back after %v, and then whole after %v",
-			there, elsewhere, nodeAway, whole), 2*time.Minute)
+		f.report(load, at, fmt.Sprintf("on it were %v; all but its agent elsewhere after %v; back after %v, and then whole "+
+			"after %v", there, elsewhere, nodeAway, whole), 2*time.Minute)
 	})
 }
 
@@ -441,8 +457,8 @@ func (f fault) command(line, argument string) {
 }
 
 // report ends the load, and returns how many spans either backend lacks of those that the requests must have made. A
-// request that was answered made five, and one that was told that no worker listens made four. What a request without an
-// answer made, nobody knows.
+// request that was answered made five, and one that was told that no worker listens made four. What a request without
+// an answer made, nobody knows.
 func (f fault) report(load *load, at time.Time, whole string, within time.Duration) (lost int) {
 	f.t.Helper()
 	load.stop()
@@ -453,7 +469,9 @@ func (f fault) report(load *load, at time.Time, whole string, within time.Durati
 		case http.StatusOK:
 			want[id] = requestSpans
 		case http.StatusServiceUnavailable:
-			want[id] = slices.DeleteFunc(slices.Clone(requestSpans), func(name string) bool { return strings.HasPrefix(name, "worker") })
+			want[id] = slices.DeleteFunc(slices.Clone(requestSpans), func(name string) bool {
+				return strings.HasPrefix(name, "worker")
+			})
 			fallthrough
 		default:
 			failed[fmt.Sprint(result.Code, " ", result.Error)]++
@@ -492,8 +510,8 @@ func (f fault) report(load *load, at time.Time, whole string, within time.Durati
 			n += m
 		}
 		lost = max(lost, n)
-		text += fmt.Sprintf("\n  %s lacks %d of %d spans, in %d traces %v, %v after the last request", b.name, n, total, len(left),
-			missing, time.Since(ended).Round(time.Second))
+		text += fmt.Sprintf("\n  %s lacks %d of %d spans, in %d traces %v, %v after the last request",
+			b.name, n, total, len(left), missing, time.Since(ended).Round(time.Second))
 	}
 	sum := 0
 	for _, n := range failed {

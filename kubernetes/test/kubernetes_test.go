@@ -39,7 +39,8 @@ type demo struct {
 	namespace *corev1.Namespace
 }
 
-// render does what `kubectl kustomize .` does. Each object must be one that the API knows, with no field that it doesn't.
+// render does what `kubectl kustomize .` does. Each object must be one that the API knows, and have no field that it
+// doesn't.
 func render(t *testing.T) demo {
 	t.Helper()
 	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), root)
@@ -47,10 +48,9 @@ func render(t *testing.T) demo {
 		t.Fatal(err)
 	}
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, policyv1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			t.Fatal(err)
-		}
+	known := runtime.NewSchemeBuilder(corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, policyv1.AddToScheme)
+	if err := known.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
 	}
 	strict := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
 	d := demo{nil, map[string]corev1.PodTemplateSpec{}, map[string]*metav1.LabelSelector{}, map[string]*corev1.Service{},
@@ -134,7 +134,8 @@ func TestPodsMeetTheStandardThatTheNamespaceEnforces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	restricted := podsecurityapi.LevelVersion{Level: podsecurityapi.LevelRestricted, Version: podsecurityapi.LatestVersion()}
+	restricted := podsecurityapi.LevelVersion{
+		Level: podsecurityapi.LevelRestricted, Version: podsecurityapi.LatestVersion()}
 	for name, pod := range d.pods {
 		for _, result := range evaluator.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec) {
 			if !result.Allowed {
@@ -226,7 +227,9 @@ func TestIsTheComposeFile(t *testing.T) {
 		}
 		args := container.Args
 		if name == "otel-collector" { // the one thing that only a cluster needs
-			args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return strings.Contains(arg, ".max_connection_age=") })
+			args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool {
+				return strings.Contains(arg, ".max_connection_age=")
+			})
 		}
 		equal(t, name, "args", args, service.Command)
 		equal(t, name, "environment", environment(t, name, container), service.Environment)
@@ -280,7 +283,8 @@ func environment(t *testing.T, name string, container corev1.Container) map[stri
 		}
 		all[variable.Name] = variable.Value
 		if variable.Name == "OTEL_RESOURCE_ATTRIBUTES" {
-			where := regexp.MustCompile(`\$\(\w+\)`).ReplaceAllStringFunc(variable.Value, func(s string) string { return fields[s] })
+			field := func(reference string) string { return fields[reference] }
+			where := regexp.MustCompile(`\$\(\w+\)`).ReplaceAllStringFunc(variable.Value, field)
 			equal(t, name, "where it runs", where,
 				"k8s.namespace.name=metadata.namespace,k8s.pod.name=metadata.name,k8s.node.name=spec.nodeName")
 			delete(all, variable.Name)
@@ -316,7 +320,8 @@ func mounts(t *testing.T, name string, pod corev1.PodTemplateSpec, d demo) (file
 func (d demo) serves(t *testing.T, who, name, port string) {
 	t.Helper()
 	service := d.services[name]
-	if service == nil || !slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return fmt.Sprint(p.Port) == port }) {
+	has := func(p corev1.ServicePort) bool { return fmt.Sprint(p.Port) == port }
+	if service == nil || !slices.ContainsFunc(service.Spec.Ports, has) {
 		t.Errorf("%s names %s:%s, which no Service serves", who, name, port)
 	}
 }
