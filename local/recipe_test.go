@@ -625,9 +625,10 @@ func TestSwapBackend(t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
 		cmd := exec.Command(os.Args[0], collectorName, "validate",
 			"--config="+filepath.Join(root, "otel-collector-config.yaml"), "--config="+file)
-		cmd.Env = append(os.Environ(), "BACKEND_ENDPOINT=https://otlp.example.com", "BACKEND_KEY=key")
+		cmd.Env = append(os.Environ(), "BACKEND_ENDPOINT=https://otlp.example.com", "BACKEND_KEY=key",
+			"GOOGLE_CLOUD_PROJECT=project")
 		out, err := cmd.CombinedOutput()
-		if name == "otlp" {
+		if name == "otlp" || name == "googlecloud" {
 			if err != nil {
 				t.Errorf("%s: %v\n%s", name, err, out)
 			}
