@@ -15,7 +15,8 @@ import (
 // runBy says which test does what a command of the documents does. It need not hold those that -recipe alone is in: each
 // recipe is run by TestRecipes. What needs Docker is marked as such in the document, by the line needsDocker.
 var runBy = map[string]string{
-	"go run -C local .": "TestDemo",
+	"go run -C local .":                                    "TestDemo",
+	"go run -C local . -load 200 -for 60s":                 "TestLoadReportsBothSides",
 	"go run -C local . -recipe tail-sampling -recipe link": "TestRecipes",
 	"curl -i localhost:8080/hello":                         "TestARequestIsOneTrace",
 	"curl -i -H 'traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01' localhost:8080/hello": "TestRecipes",
