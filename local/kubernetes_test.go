@@ -480,7 +480,7 @@ func (f fault) report(load *load, at time.Time, whole string, within time.Durati
 		total += len(want[id])
 	}
 	ended := time.Now()
-	missing, text := map[string]int{}, ""
+	text := ""
 	for _, b := range []struct {
 		name, url string
 		parse     func([]byte) ([]*backend.Trace, error)
@@ -489,6 +489,7 @@ func (f fault) report(load *load, at time.Time, whole string, within time.Durati
 		{"Zipkin", "http://" + f.zipkin + "/api/v2/trace/", backend.ParseZipkin},
 	} {
 		left := maps.Clone(want)
+		var missing map[string]int
 		for {
 			missing = map[string]int{}
 			for id, names := range left {
