@@ -30,7 +30,7 @@ var runBy = map[string]string{
 	"go test -C local -count=1 -run Recipes .":         "TestRecipes",
 }
 
-const needsDocker = "<!-- needs Docker -->"
+const needsDocker, needsKubernetes = "<!-- needs Docker -->", "<!-- needs Kubernetes -->"
 
 // A document is a page that is written to be read.
 type document struct {
@@ -52,7 +52,7 @@ func documents(t *testing.T) []document {
 	t.Helper()
 	root := projectRoot(t)
 	var all []document
-	for _, pattern := range []string{"README.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md"} {
+	for _, pattern := range []string{"README.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md", "kubernetes/*.md"} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			t.Fatal(err)
@@ -85,7 +85,7 @@ func parseDocument(name, content string) document {
 		language, isFence := strings.CutPrefix(strings.TrimSpace(line), "```")
 		switch {
 		case isFence && open == nil:
-			open = &block{language: language, needsDocker: last == needsDocker}
+			open = &block{language: language, needsDocker: last == needsDocker || last == needsKubernetes}
 		case isFence:
 			d.blocks = append(d.blocks, *open)
 			open = nil
