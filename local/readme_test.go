@@ -260,7 +260,7 @@ func (d document) commands(t *testing.T) (commands []string) {
 			}
 			words := strings.Fields(command)
 			for i, word := range words[1:] {
-				if words[i] == "-f" {
+				if words[i] == "-f" && word != "-" { // - is standard input
 					if _, err := os.Stat(filepath.Join(projectRoot(t), word)); err != nil {
 						t.Errorf("%s: %s: %v", d.path, command, err)
 					}
