@@ -38,24 +38,8 @@ func TestMain(m *testing.M) {
 			os.Exit(Main(os.Args[2:]))
 		}
 	}
-	status := m.Run()
-	os.RemoveAll(programsDir)
-	os.Exit(status)
+	os.Exit(m.Run())
 }
-
-var programsDir string // empty until a test needs the programs
-
-// programs returns a folder with the three programs, built once for all tests.
-var programs = sync.OnceValues(func() (string, error) {
-	root, err := findRoot()
-	if err != nil {
-		return "", err
-	}
-	if programsDir, err = os.MkdirTemp("", "programs"); err != nil {
-		return "", err
-	}
-	return programsDir, goBuild(context.Background(), root, programsDir, "./cmd/...")
-})
 
 // projectRoot returns the project's root.
 func projectRoot(t *testing.T) string {
@@ -443,23 +427,12 @@ func startDemo(t *testing.T, overlays ...string) (*Demo, *safeBuffer) {
 // startDemoOn does so with a Redis that is there already, unless its URL is empty.
 func startDemoOn(t *testing.T, redisURL string, overlays ...string) (*Demo, *safeBuffer) {
 	t.Helper()
-	var files []string
+	files := []string{composeFile}
 	for _, content := range overlays {
 		files = append(files, overlay(t, content))
 	}
-	return startDemoWith(t, redisURL, files)
-}
-
-// startDemoWith does so with overlays that are files.
-func startDemoWith(t *testing.T, redisURL string, overlays []string) (*Demo, *safeBuffer) {
-	t.Helper()
-	dir, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
 	log := &safeBuffer{}
-	d, err := Start(t.Context(), Options{Root: projectRoot(t), Files: append([]string{composeFile}, overlays...), FreePorts: true,
-		Programs: dir, RedisURL: redisURL,
+	d, err := Start(t.Context(), Options{Root: projectRoot(t), Files: files, FreePorts: true, RedisURL: redisURL,
 		Line: func(service, line string) { fmt.Fprintf(log, "%s | %s\n", service, line) }})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log)

@@ -42,6 +42,10 @@ var recipeChecks = map[string]func(t *testing.T, d *Demo, log *safeBuffer) []str
 func TestRecipes(t *testing.T) {
 	t.Parallel()
 	root := projectRoot(t)
+	programs := t.TempDir()
+	if err := goBuild(t.Context(), root, programs, "./cmd/..."); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range recipeFolders(t) {
 		t.Run(name+" README", func(t *testing.T) { checkREADME(t, name) })
 	}
@@ -51,12 +55,12 @@ func TestRecipes(t *testing.T) {
 		}
 		t.Run(recipe, func(t *testing.T) {
 			t.Parallel()
-			runRecipe(t, recipe)
+			runRecipe(t, programs, recipe)
 		})
 	}
 	t.Run("tail-sampling with link", func(t *testing.T) {
 		t.Parallel()
-		checkTailSamplingWithLinks(t)
+		checkTailSamplingWithLinks(t, programs)
 	})
 }
 
@@ -138,10 +142,10 @@ func checkREADME(t *testing.T, name string) {
 	}
 }
 
-// startRecipe starts the demo with overlays, on free ports.
-func startRecipe(t *testing.T, names ...string) (*Demo, *safeBuffer) {
+// startRecipe starts the demo with overlays, on free ports. The programs are built already.
+func startRecipe(t *testing.T, programs string, names ...string) (*Demo, *safeBuffer) {
 	t.Helper()
-	var files []string
+	files := []string{composeFile}
 	for _, name := range names {
 		file, err := recipeFile(projectRoot(t), name)
 		if err != nil {
@@ -149,7 +153,21 @@ func startRecipe(t *testing.T, names ...string) (*Demo, *safeBuffer) {
 		}
 		files = append(files, file)
 	}
-	return startDemoWith(t, "", files)
+	log := &safeBuffer{}
+	d, err := Start(t.Context(), Options{Root: projectRoot(t), Files: files, FreePorts: true, Programs: programs,
+		Line: func(service, line string) { fmt.Fprintf(log, "%s | %s\n", service, line) }})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	t.Cleanup(func() {
+		if err := d.Stop(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("the services' output:\n%s", log)
+		}
+	})
+	return d, log
 }
 
 // waitForClients waits until all clients have ended, and well.
@@ -167,10 +185,10 @@ func waitForClients(t *testing.T, d *Demo) {
 	}
 }
 
-func runRecipe(t *testing.T, recipe string) {
+func runRecipe(t *testing.T, programs, recipe string) {
 	want := recipeTraces(t, recipe)
 	start := time.Now()
-	d, log := startRecipe(t, recipe)
+	d, log := startRecipe(t, programs, recipe)
 	if recipe == "old-formats" {
 		sendOldSpan(t, address(t, d, "server", 8080), address(t, d, "otel-agent", 9411))
 	}
@@ -515,8 +533,8 @@ func sendOldSpan(t *testing.T, server, agent string) {
 
 // With links in place of parents, the worker's spans are traces of their own, and the samplers know nothing of the
 // slow traces that they belong to.
-func checkTailSamplingWithLinks(t *testing.T) {
-	d, _ := startRecipe(t, "tail-sampling", "link")
+func checkTailSamplingWithLinks(t *testing.T, programs string) {
+	d, _ := startRecipe(t, programs, "tail-sampling", "link")
 	waitForClients(t, d)
 	if err := d.Stop(); err != nil { // what the samplers have not decided on yet, they decide now
 		t.Error(err)
