@@ -63,14 +63,17 @@ var served = map[kind][]string{
 		"ports", "tmpfs"},
 	collector:  {"image", "command", "environment", "env_file", "ports", "volumes", "tmpfs"},
 	redis:      {"image", "command", "healthcheck", "ports", "tmpfs"},
-	jaeger:     {"image", "environment.OTEL_TRACES_SAMPLER", "healthcheck", "ports", "tmpfs"},
-	zipkin:     {"image", "healthcheck", "ports", "tmpfs"},
+	jaeger:     {"image", "command", "environment.OTEL_TRACES_SAMPLER", "healthcheck", "ports", "tmpfs"},
+	zipkin:     {"image", "environment.MEM_MAX_SPANS", "healthcheck", "ports", "tmpfs"},
 	prometheus: {"image", "command", "ports", "volumes", "tmpfs"},
 	nothing:    {"image", "command", "volumes"},
 }
 
 // redisOptions are what the runner's Redis does in any case: it keeps nothing on disk, and asks nobody who they are.
 var redisOptions = map[string]string{"--save": "", "--appendonly": "no", "--protected-mode": "no"}
+
+// keptOption says how many traces Jaeger keeps. The runner's backend keeps 10,000 in any case.
+const keptOption = "--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces="
 
 // servedForAll are those that are served alike for all.
 var servedForAll = []string{"depends_on.*.condition", "depends_on.*.required", "deploy.replicas", "profiles", "scale",
@@ -201,6 +204,12 @@ func checkValues(service types.ServiceConfig, kind kind) error {
 		if _, tag, _ := strings.Cut(service.Image, ":"); tag != collectorVersion {
 			return fmt.Errorf("image: %s: the runner's collector is %s; keep local/go.mod and the image in step",
 				service.Image, collectorVersion)
+		}
+	case jaeger:
+		for _, arg := range service.Command {
+			if !strings.HasPrefix(arg, keptOption) {
+				return fmt.Errorf("command: %q: the runner's jaeger can't serve this; it can %sNUMBER", arg, keptOption)
+			}
 		}
 	case redis:
 		args := service.Command
