@@ -431,9 +431,16 @@ func startDemoOn(t *testing.T, redisURL string, overlays ...string) (*Demo, *saf
 	for _, content := range overlays {
 		files = append(files, overlay(t, content))
 	}
+	return startDemoWith(t, Options{Files: files, RedisURL: redisURL})
+}
+
+// startDemoWith does so with the options that say what is started.
+func startDemoWith(t *testing.T, options Options) (*Demo, *safeBuffer) {
+	t.Helper()
 	log := &safeBuffer{}
-	d, err := Start(t.Context(), Options{Root: projectRoot(t), Files: files, FreePorts: true, RedisURL: redisURL,
-		Line: func(service, line string) { fmt.Fprintf(log, "%s | %s\n", service, line) }})
+	options.Root, options.FreePorts = projectRoot(t), true
+	options.Line = func(service, line string) { fmt.Fprintf(log, "%s | %s\n", service, line) }
+	d, err := Start(t.Context(), options)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -52,27 +53,30 @@ func documents(t *testing.T) []document {
 	t.Helper()
 	root := projectRoot(t)
 	var all []document
-	for _, pattern := range []string{"README.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md", "kubernetes/*.md"} {
-		files, err := filepath.Glob(filepath.Join(root, pattern))
+	for _, name := range globbed(t, "README.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md", "kubernetes/*.md") {
+		content, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, file := range files {
-			content, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			name, err := filepath.Rel(root, file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, parseDocument(filepath.ToSlash(name), string(content)))
-		}
+		all = append(all, parseDocument(name, string(content)))
 	}
 	if len(all) == 0 || all[0].path != "README.md" {
 		t.Fatal("there is no README.md")
 	}
 	return all
+}
+
+// globbed returns the project's files that match, by their names from the root.
+func globbed(t *testing.T, patterns ...string) (names []string) {
+	t.Helper()
+	for _, pattern := range patterns {
+		found, err := fs.Glob(os.DirFS(projectRoot(t)), pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, found...)
+	}
+	return names
 }
 
 func parseDocument(name, content string) document {
@@ -163,22 +167,20 @@ func TestPicturesAreSmallAndShown(t *testing.T) {
 			shown = append(shown, path.Join(path.Dir(d.path), link))
 		}
 	}
-	for _, pattern := range []string{"docs/*.png", "docs/*.svg"} {
-		files, err := filepath.Glob(filepath.Join(root, pattern))
-		if err != nil || len(files) == 0 {
-			t.Errorf("%s: no picture, %v", pattern, err)
+	pictures := globbed(t, "docs/*.png", "docs/*.svg")
+	if len(pictures) == 0 {
+		t.Error("there is no picture")
+	}
+	for _, name := range pictures {
+		if !slices.Contains(shown, name) {
+			t.Errorf("%s: no document shows it", name)
 		}
-		for _, file := range files {
-			if name := "docs/" + filepath.Base(file); !slices.Contains(shown, name) {
-				t.Errorf("%s: no document shows it", name)
-			}
-			info, err := os.Stat(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if info.Size() > 300_000 {
-				t.Errorf("%s has %d bytes, want 300 kB at most", file, info.Size())
-			}
+		info, err := os.Stat(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() > 300_000 {
+			t.Errorf("%s has %d bytes, want 300 kB at most", name, info.Size())
 		}
 	}
 }
@@ -193,16 +195,13 @@ func TestTreesAreThoseThatTheTestsCompare(t *testing.T) {
 		if d.isRecipe() {
 			pattern = path.Dir(d.path) + "/trace*.txt"
 		}
-		files, err := filepath.Glob(filepath.Join(root, pattern))
-		if err != nil {
-			t.Fatal(err)
-		}
+		files := globbed(t, pattern)
 		for _, b := range d.blocks {
 			if !isTree.MatchString(b.text) {
 				continue
 			}
 			if !slices.ContainsFunc(files, func(file string) bool {
-				want, err := os.ReadFile(file)
+				want, err := os.ReadFile(filepath.Join(root, file))
 				return err == nil && string(want) == b.text
 			}) {
 				t.Errorf("%s: this tree is none of %s:\n%s", d.path, pattern, b.text)
@@ -284,18 +283,12 @@ func (d document) commands(t *testing.T) (commands []string) {
 func TestTheTestsThatTheTableNamesExist(t *testing.T) {
 	root := projectRoot(t)
 	var code strings.Builder
-	for _, pattern := range []string{"*_test.go", "*/*_test.go", "*/*/*_test.go"} {
-		files, err := filepath.Glob(filepath.Join(root, pattern))
+	for _, name := range globbed(t, "*_test.go", "*/*_test.go", "*/*/*_test.go") {
+		content, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, file := range files {
-			content, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			code.Write(content)
-		}
+		code.Write(content)
 	}
 	ci, err := os.ReadFile(filepath.Join(root, ".ci", "run"))
 	if err != nil {

@@ -153,21 +153,7 @@ func startRecipe(t *testing.T, programs string, names ...string) (*Demo, *safeBu
 		}
 		files = append(files, file)
 	}
-	log := &safeBuffer{}
-	d, err := Start(t.Context(), Options{Root: projectRoot(t), Files: files, FreePorts: true, Programs: programs,
-		Line: func(service, line string) { fmt.Fprintf(log, "%s | %s\n", service, line) }})
-	if err != nil {
-		t.Fatalf("%v\n%s", err, log)
-	}
-	t.Cleanup(func() {
-		if err := d.Stop(); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			t.Logf("the services' output:\n%s", log)
-		}
-	})
-	return d, log
+	return startDemoWith(t, Options{Files: files, Programs: programs})
 }
 
 // waitForClients waits until all clients have ended, and well.
