@@ -1,5 +1,5 @@
-// Package kubernetes has only tests: that `kubectl apply -k .` is what docker-compose.yml is, and that a cluster would
-// take it. They need no cluster. What a real one makes of it, local/kubernetes_test.go shows.
+// Package kubernetes has only tests: that `kubectl apply -k .` is what docker-compose.yml is, and that Kubernetes knows
+// every field of it. They need no cluster. What a real one makes of it, local/kubernetes_test.go shows.
 package kubernetes
 
 import (
@@ -31,7 +31,7 @@ const root = "../.."
 
 // demo is what the kustomization renders to.
 type demo struct {
-	objects   []metav1.Object
+	objects   map[string]metav1.Object          // by "kind/name", in lower case
 	pods      map[string]corev1.PodTemplateSpec // by the name of the Deployment, DaemonSet or Job
 	selectors map[string]*metav1.LabelSelector  // of Deployments, DaemonSets, budgets and spreads
 	services  map[string]*corev1.Service
@@ -53,7 +53,7 @@ func render(t *testing.T) demo {
 		t.Fatal(err)
 	}
 	strict := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
-	d := demo{nil, map[string]corev1.PodTemplateSpec{}, map[string]*metav1.LabelSelector{}, map[string]*corev1.Service{},
+	d := demo{map[string]metav1.Object{}, map[string]corev1.PodTemplateSpec{}, map[string]*metav1.LabelSelector{}, map[string]*corev1.Service{},
 		map[string]*corev1.ConfigMap{}, nil}
 	for _, resource := range rendered.Resources() {
 		text, err := resource.AsYAML()
@@ -65,8 +65,8 @@ func render(t *testing.T) demo {
 			t.Errorf("%s: %v", resource.CurId(), err)
 			continue
 		}
-		d.objects = append(d.objects, object.(metav1.Object))
 		name := resource.GetName()
+		d.objects[strings.ToLower(resource.GetKind()+"/"+name)] = object.(metav1.Object)
 		switch o := object.(type) {
 		case *appsv1.Deployment:
 			d.pods[name], d.selectors["deployment "+name] = o.Spec.Template, o.Spec.Selector
@@ -167,20 +167,24 @@ func only(t *testing.T, name string, pod corev1.PodTemplateSpec) corev1.Containe
 func TestProbesAskForTheirOwnPodOnly(t *testing.T) {
 	for name, pod := range render(t).pods {
 		container := only(t, name, pod)
-		probes := []*corev1.Probe{container.ReadinessProbe, container.LivenessProbe}
+		ready, live := container.ReadinessProbe, container.LivenessProbe
 		if name == "client" || name == "worker" { // nobody connects to them
-			if probes[0] != nil || probes[1] != nil {
+			if ready != nil || live != nil {
 				t.Errorf("%s has a probe", name)
 			}
 			continue
 		}
-		for _, probe := range probes {
-			switch {
-			case probe == nil:
-				t.Errorf("%s lacks a probe", name)
-			case probe.HTTPGet != nil && name == "server": // its one check asks for the worker
-				t.Errorf("%s: the probe asks %s", name, probe.HTTPGet.Path)
-			}
+		if ready == nil || live == nil || live.TCPSocket == nil {
+			t.Errorf("%s lacks a probe, or is ended for more than that nobody listens", name)
+			continue
+		}
+		listens := func(p corev1.ContainerPort) bool { return p.ContainerPort == live.TCPSocket.Port.IntVal }
+		if !slices.ContainsFunc(container.Ports, listens) {
+			t.Errorf("%s: the probe asks port %v, which is none of its own", name, live.TCPSocket.Port.IntVal)
+		}
+		// The server's and the collectors' own checks ask for others.
+		if backend := name == "redis" || name == "jaeger" || name == "zipkin"; !backend && ready.TCPSocket == nil {
+			t.Errorf("%s asks in its readiness probe for more than that it listens", name)
 		}
 	}
 }
@@ -231,7 +235,7 @@ func TestIsTheComposeFile(t *testing.T) {
 				return strings.Contains(arg, ".max_connection_age=")
 			})
 		}
-		equal(t, name, "args", args, service.Command)
+		equal(t, name, "args", strings.Join(args, "\n"), strings.Join(service.Command, "\n"))
 		equal(t, name, "environment", environment(t, name, container), service.Environment)
 		limit := resource.MustParse(strings.ToUpper(service.MemLimit) + "i")
 		equal(t, name, "memory limit", container.Resources.Limits.Memory().Value(), limit.Value())
@@ -239,9 +243,10 @@ func TestIsTheComposeFile(t *testing.T) {
 		if container.Resources.Requests.Cpu().IsZero() {
 			t.Errorf("%s asks for no CPU", name)
 		}
-		// The collectors' and the programs' own images name the user.
-		if context := pod.Spec.SecurityContext; context != nil {
+		if context := pod.Spec.SecurityContext; context != nil && context.RunAsUser != nil && context.RunAsGroup != nil {
 			equal(t, name, "user", fmt.Sprintf("%d:%d", *context.RunAsUser, *context.RunAsGroup), service.User)
+		} else if service.Build == nil && !strings.Contains(image, "opentelemetry-collector") { // whose images name one
+			t.Errorf("%s: no user and group", name)
 		}
 		files, memory := mounts(t, name, pod, d)
 		equal(t, name, "tmpfs", memory, service.Tmpfs)
@@ -320,7 +325,7 @@ func mounts(t *testing.T, name string, pod corev1.PodTemplateSpec, d demo) (file
 func (d demo) serves(t *testing.T, who, name, port string) {
 	t.Helper()
 	service := d.services[name]
-	has := func(p corev1.ServicePort) bool { return fmt.Sprint(p.Port) == port }
+	has := func(p corev1.ServicePort) bool { return fmt.Sprint(p.Port) == port && p.TargetPort.IntVal == 0 }
 	if service == nil || !slices.ContainsFunc(service.Spec.Ports, has) {
 		t.Errorf("%s names %s:%s, which no Service serves", who, name, port)
 	}
@@ -363,11 +368,72 @@ func TestTheHashOfAConfigIsPartOfItsName(t *testing.T) {
 	}
 }
 
-func TestNoImageIsLatest(t *testing.T) {
-	for name, pod := range render(t).pods {
-		image := only(t, name, pod).Image
-		if _, tag, _ := strings.Cut(filepath.Base(image), ":"); tag == "" || tag == "latest" {
-			t.Errorf("%s: the image %s is another one tomorrow", name, image)
+// How pods find each other, move and end, so that no span is lost. That it works, local/kubernetes_test.go shows.
+func TestPodsEndAndMoveSoThatNoSpanIsLost(t *testing.T) {
+	d := render(t)
+	if service := d.services["otel-agent"]; service.Spec.InternalTrafficPolicy == nil ||
+		*service.Spec.InternalTrafficPolicy != corev1.ServiceInternalTrafficPolicyLocal {
+		t.Error("the agent's Service leads to other nodes")
+	}
+	if d.services["otel-collector"].Spec.ClusterIP != corev1.ClusterIPNone {
+		t.Error("the collector's Service has an address of its own: each agent would keep to one collector")
+	}
+	if args := fmt.Sprint(d.pods["otel-collector"].Spec.Containers[0].Args); !strings.Contains(args, "max_connection_age=30s") {
+		t.Error("a collector keeps its connections: agents would never find a new one")
+	}
+	agent := d.objects["daemonset/otel-agent"].(*appsv1.DaemonSet).Spec.UpdateStrategy.RollingUpdate
+	if agent == nil || agent.MaxSurge.String() != "1" || agent.MaxUnavailable.String() != "0" {
+		t.Error("an agent ends before the next one is ready")
+	}
+	for _, name := range []string{"worker", "redis", "jaeger", "zipkin"} {
+		if d.deployment(name).Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
+			t.Errorf("a rollout makes two of %s", name)
 		}
 	}
+	for _, name := range []string{"server", "otel-collector"} {
+		budget, ok := d.objects["poddisruptionbudget/"+name].(*policyv1.PodDisruptionBudget)
+		if !ok || budget.Spec.MaxUnavailable.String() != "1" {
+			t.Errorf("%s has no budget of one", name)
+		}
+		if n := d.deployment(name).Spec.Replicas; n == nil || *n < 2 || len(d.pods[name].Spec.TopologySpreadConstraints) == 0 {
+			t.Errorf("%s is not on several nodes", name)
+		}
+	}
+	for _, name := range []string{"server", "worker", "otel-collector"} {
+		short := func(t corev1.Toleration) bool { return t.TolerationSeconds != nil && *t.TolerationSeconds < 60 }
+		if tolerations := d.pods[name].Spec.Tolerations; len(tolerations) != 2 || !slices.ContainsFunc(tolerations, short) {
+			t.Errorf("%s stays on a node that is lost", name)
+		}
+	}
+
+	// Each goes on until those before it have ended, and has time left to send what it holds.
+	server, agents, collector := ends(d.pods["server"]), ends(d.pods["otel-agent"]), ends(d.pods["otel-collector"])
+	const serverNeeds = 4 + 5 // seconds for its requests and for its last spans, see cmd/server and pkg/tracer.go
+	if server.goesOn < 5 || server.goesOn+serverNeeds >= server.ended {
+		t.Errorf("the server's end: %+v", server)
+	}
+	if agents.goesOn <= server.goesOn+serverNeeds || agents.goesOn >= agents.ended {
+		t.Errorf("the agent's end: %+v", agents)
+	}
+	if collector.goesOn <= agents.goesOn || collector.ended <= agents.ended {
+		t.Errorf("the collector's end: %+v", collector)
+	}
+}
+
+func (d demo) deployment(name string) *appsv1.Deployment {
+	return d.objects["deployment/"+name].(*appsv1.Deployment)
+}
+
+// end is when a pod that is to end is told so, and when it is killed, in seconds.
+type end struct{ goesOn, ended int64 }
+
+func ends(pod corev1.PodTemplateSpec) end {
+	e := end{ended: 30} // Kubernetes' default
+	if lifecycle := pod.Spec.Containers[0].Lifecycle; lifecycle != nil && lifecycle.PreStop != nil && lifecycle.PreStop.Sleep != nil {
+		e.goesOn = lifecycle.PreStop.Sleep.Seconds
+	}
+	if grace := pod.Spec.TerminationGracePeriodSeconds; grace != nil {
+		e.ended = *grace
+	}
+	return e
 }
