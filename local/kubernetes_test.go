@@ -68,7 +68,7 @@ func onCluster(t *testing.T) cluster {
 			warnings, _ := kubectl(context.Background(), "get", "events", "--field-selector=type=Warning").CombinedOutput()
 			t.Logf("%s\n%s", pods, warnings)
 		}
-		c.kubectl("delete", "-k", c.root, "--timeout=2m")
+		c.kubectl("delete", "-k", c.root, "--ignore-not-found", "--timeout=2m")
 	})
 	c.kubectl("apply", "-k", c.root)
 	c.ready("daemonset/otel-agent", "deployment/otel-collector", "deployment/jaeger", "deployment/zipkin",
@@ -200,14 +200,17 @@ func TestKubernetes(t *testing.T) {
 		start := time.Now()
 		untilNil(t, func() error {
 			accepted, sum, err := acceptedSpans(collectors)
+			if err == nil && sum < made+100 {
+				err = fmt.Errorf("the collectors have %d spans, want some more", sum)
+			}
 			for name, n := range accepted {
-				if n*10 <= sum { // which is so too before there are any
+				if n*10 < sum {
 					err = fmt.Errorf("%s has %d of %d spans", name, n, sum)
 				}
 			}
 			return err
 		})
-		t.Logf("measured: each collector has more than a tenth of all spans after %v", time.Since(start).Round(time.Second))
+		t.Logf("measured: each collector has a tenth of all spans or more after %v", time.Since(start).Round(time.Second))
 		for _, load := range loads {
 			load.stop()
 			made += len(requestSpans) * len(load.allAnswered())
