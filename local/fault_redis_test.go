@@ -81,6 +81,7 @@ func TestRedisRestarts(t *testing.T) {
 		"not answering": {func(r *realRedis) { r.signal(syscall.SIGSTOP) }, func(r *realRedis) { r.signal(syscall.SIGCONT) }},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := startRedis(t)
 			d, log := startDemoOn(t, fmt.Sprintf("redis://:%s@%s/0", redisPassword, r.address), noClient)
 			isWell(t, d)

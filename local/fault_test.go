@@ -38,6 +38,7 @@ func needsLong(t *testing.T) {
 }
 
 func TestServerStopsInOrder(t *testing.T) {
+	t.Parallel()
 	d, _ := startServices(t)
 	load := startLoad(t, address(t, d, "server", 8080), 50)
 	load.wait(100)
@@ -57,6 +58,7 @@ func TestWorkerStopsInOrder(t *testing.T) {
 	// The worker works on 100 messages at once, so in the second case 20 wait for their turn.
 	for _, underWay := range []int{20, 100} {
 		t.Run(fmt.Sprint(underWay, " under way"), func(t *testing.T) {
+			t.Parallel()
 			d, log := startServices(t, `services: {worker: {environment: {WORK_DURATION: 2s}}}`)
 			broker := goredis.NewClient(&goredis.Options{Addr: address(t, d, "redis", 6379)})
 			defer broker.Close()
@@ -96,6 +98,7 @@ func goodMessage(trace string) string {
 var clientLine = regexp.MustCompile(`(?m)^client \| (\d+) ([0-9a-f]{32}) `)
 
 func TestClientStopsInOrder(t *testing.T) {
+	t.Parallel()
 	d, log := startDemo(t, `services: {client: {environment: {REQUESTS: "1000"}}}`)
 	eventually(t, "3 requests", func() bool { return len(clientLine.FindAllString(log.String(), -1)) >= 3 })
 	status, took := terminateService(t, d, "client", 10*time.Second)
@@ -128,6 +131,7 @@ func tracesNamed(d *Demo, name string) (ids []string) {
 
 // Stop is what the runner does on Ctrl+C.
 func TestTheWholeStackStopsInOrder(t *testing.T) {
+	t.Parallel()
 	d, _ := startServices(t)
 	load := startLoad(t, address(t, d, "server", 8080), 50)
 	load.wait(100)
@@ -152,6 +156,7 @@ func TestTheWholeStackStopsInOrder(t *testing.T) {
 func TestTheRunnerStopsInOrder(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(signal.String(), func(t *testing.T) {
+			t.Parallel()
 			r := startRunner(t, "-f", overlay(t, noClient))
 			r.says("all services are started")
 			load := startLoad(t, r.ports[0], 50)

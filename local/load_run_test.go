@@ -41,6 +41,7 @@ func TestBadLoadFlagsAreOneLine(t *testing.T) {
 
 // The report accounts for each span. What was fast or slow is no matter here.
 func TestLoadReportsBothSides(t *testing.T) {
+	t.Parallel()
 	r := startRunner(t, "-load", "20", "-for", "1s", "-json")
 	if status := r.status(); status != 0 {
 		t.Fatalf("exit status %d", status)

@@ -38,8 +38,24 @@ func TestMain(m *testing.M) {
 			os.Exit(Main(os.Args[2:]))
 		}
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	os.RemoveAll(programsDir)
+	os.Exit(status)
 }
+
+var programsDir string // empty until a test needs the programs
+
+// programs returns a folder with the three programs, built once for all tests.
+var programs = sync.OnceValues(func() (string, error) {
+	root, err := findRoot()
+	if err != nil {
+		return "", err
+	}
+	if programsDir, err = os.MkdirTemp("", "otel-demo-programs-"); err != nil {
+		return "", err
+	}
+	return programsDir, goBuild(context.Background(), root, programsDir, "./cmd/...")
+})
 
 // projectRoot returns the project's root.
 func projectRoot(t *testing.T) string {
@@ -437,8 +453,12 @@ func startDemoOn(t *testing.T, redisURL string, overlays ...string) (*Demo, *saf
 // startDemoWith does so with the options that say what is started.
 func startDemoWith(t *testing.T, options Options) (*Demo, *safeBuffer) {
 	t.Helper()
+	dir, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
 	log := &safeBuffer{}
-	options.Root, options.FreePorts = projectRoot(t), true
+	options.Root, options.Programs, options.FreePorts = projectRoot(t), dir, true
 	options.Line = func(service, line string) { fmt.Fprintf(log, "%s | %s\n", service, line) }
 	d, err := Start(t.Context(), options)
 	if err != nil {

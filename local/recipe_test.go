@@ -42,10 +42,6 @@ var recipeChecks = map[string]func(t *testing.T, d *Demo, log *safeBuffer) []str
 func TestRecipes(t *testing.T) {
 	t.Parallel()
 	root := projectRoot(t)
-	programs := t.TempDir()
-	if err := goBuild(t.Context(), root, programs, "./cmd/..."); err != nil {
-		t.Fatal(err)
-	}
 	for _, name := range recipeFolders(t) {
 		t.Run(name+" README", func(t *testing.T) { checkREADME(t, name) })
 	}
@@ -55,12 +51,12 @@ func TestRecipes(t *testing.T) {
 		}
 		t.Run(recipe, func(t *testing.T) {
 			t.Parallel()
-			runRecipe(t, programs, recipe)
+			runRecipe(t, recipe)
 		})
 	}
 	t.Run("tail-sampling with link", func(t *testing.T) {
 		t.Parallel()
-		checkTailSamplingWithLinks(t, programs)
+		checkTailSamplingWithLinks(t)
 	})
 }
 
@@ -142,8 +138,8 @@ func checkREADME(t *testing.T, name string) {
 	}
 }
 
-// startRecipe starts the demo with overlays, on free ports. The programs are built already.
-func startRecipe(t *testing.T, programs string, names ...string) (*Demo, *safeBuffer) {
+// startRecipe starts the demo with overlays, on free ports.
+func startRecipe(t *testing.T, names ...string) (*Demo, *safeBuffer) {
 	t.Helper()
 	files := []string{composeFile}
 	for _, name := range names {
@@ -153,7 +149,7 @@ func startRecipe(t *testing.T, programs string, names ...string) (*Demo, *safeBu
 		}
 		files = append(files, file)
 	}
-	return startDemoWith(t, Options{Files: files, Programs: programs})
+	return startDemoWith(t, Options{Files: files})
 }
 
 // waitForClients waits until all clients have ended, and well.
@@ -171,10 +167,10 @@ func waitForClients(t *testing.T, d *Demo) {
 	}
 }
 
-func runRecipe(t *testing.T, programs, recipe string) {
+func runRecipe(t *testing.T, recipe string) {
 	want := recipeTraces(t, recipe)
 	start := time.Now()
-	d, log := startRecipe(t, programs, recipe)
+	d, log := startRecipe(t, recipe)
 	if recipe == "old-formats" {
 		sendOldSpan(t, address(t, d, "server", 8080), address(t, d, "otel-agent", 9411))
 	}
@@ -519,8 +515,8 @@ func sendOldSpan(t *testing.T, server, agent string) {
 
 // With links in place of parents, the worker's spans are traces of their own, and the samplers know nothing of the
 // slow traces that they belong to.
-func checkTailSamplingWithLinks(t *testing.T, programs string) {
-	d, _ := startRecipe(t, programs, "tail-sampling", "link")
+func checkTailSamplingWithLinks(t *testing.T) {
+	d, _ := startRecipe(t, "tail-sampling", "link")
 	waitForClients(t, d)
 	if err := d.Stop(); err != nil { // what the samplers have not decided on yet, they decide now
 		t.Error(err)
