@@ -493,7 +493,7 @@ func (f fault) testNode(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		lost, _ := f.report(load, at, fmt.Sprintf("on it were %v; all but its agent elsewhere after %v; back after %v, and "+
 			"then whole after %v", there, elsewhere, nodeAway, whole), time.Minute)
-		if most := 10 * faultRate * len(requestSpans); lost > most { // what 10 s make: no exporter holds more in memory
+		if most := 10 * faultRate * len(requestSpans); lost > most { // what 10 s of requests make
 			t.Errorf("%d spans are lost, more than %d", lost, most)
 		}
 	})
