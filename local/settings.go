@@ -72,8 +72,9 @@ var served = map[kind][]string{
 // redisOptions are what the runner's Redis does in any case: it keeps nothing on disk, and asks nobody who they are.
 var redisOptions = map[string]string{"--save": "", "--appendonly": "no", "--protected-mode": "no"}
 
-// keptOption says how many traces Jaeger keeps. The runner's backend keeps 10,000 in any case.
-const keptOption = "--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces="
+// keptOption says how many traces Jaeger keeps. The runner's backend keeps as many, at Zipkin's side too, whatever
+// MEM_MAX_SPANS is.
+const keptOption = "--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=10000"
 
 // servedForAll are those that are served alike for all.
 var servedForAll = []string{"depends_on.*.condition", "depends_on.*.required", "deploy.replicas", "profiles", "scale",
@@ -207,8 +208,8 @@ func checkValues(service types.ServiceConfig, kind kind) error {
 		}
 	case jaeger:
 		for _, arg := range service.Command {
-			if !strings.HasPrefix(arg, keptOption) {
-				return fmt.Errorf("command: %q: the runner's jaeger can't serve this; it can %sNUMBER", arg, keptOption)
+			if arg != keptOption {
+				return fmt.Errorf("command: %q: the runner's jaeger can't serve this, only %s", arg, keptOption)
 			}
 		}
 	case redis:
