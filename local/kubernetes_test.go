@@ -299,7 +299,7 @@ const (
 
 // faults does, under load, what happens to pods and nodes. What ends in order loses no span.
 func (c cluster) faults(t *testing.T) {
-	// Not by port-forward, which ends with its pod and gets stuck under load.
+	// Not by port-forward, which ends with its pod.
 	f := fault{c, c.service("server", 8080), c.service("jaeger", 16686), c.service("zipkin", 9411)}
 	connection, err := net.DialTimeout("tcp", f.server, 2*time.Second)
 	if err != nil {
@@ -475,12 +475,13 @@ func (f fault) testNode(t *testing.T) {
 		f.command(*killNode, node)
 		elsewhere := time.Duration(0)
 		for ; time.Since(at) < nodeAway; time.Sleep(time.Second) {
-			left := slices.ContainsFunc(f.pods(""), func(p pod) bool {
-				return !p.ending && slices.Contains(gone, p.name)
-			})
-			ready := 0
+			left, ready := false, 0
 			for _, pod := range f.pods("") {
-				if pod.ready && !pod.ending && pod.node != node && pod.app != "otel-agent" {
+				switch {
+				case pod.ending:
+				case slices.Contains(gone, pod.name):
+					left = true
+				case pod.ready && pod.node != node && pod.app != "otel-agent":
 					ready++
 				}
 			}

@@ -31,6 +31,7 @@ func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 		{`services: {server: {scale: 2}}`, "services.server.scale: 2"},
 		{`services: {redis: {scale: 2}}`, "services.redis.scale: 2"},
 		{`services: {redis: {command: [redis-server, --requirepass, x]}}`, "services.redis.command"},
+		{`services: {jaeger: {command: ["--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=5"]}}`, "services.jaeger.command"},
 		{`services: {jaeger: {environment: {SPAN_STORAGE_TYPE: badger}}}`, "services.jaeger.environment.SPAN_STORAGE_TYPE"},
 		{`services: {otel-agent: {image: "otel/opentelemetry-collector:0.1.0"}}`, "services.otel-agent.image: otel/opentelemetry-collector:0.1.0"},
 		{`services: {db: {image: "postgres:18"}}`, `services.db: image "postgres:18": the runner has no stand-in for it`},

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
+
+	"otel-demo/local/backend"
 )
 
 // kind says how the runner serves a service.
@@ -74,7 +76,7 @@ var redisOptions = map[string]string{"--save": "", "--appendonly": "no", "--prot
 
 // keptOption says how many traces Jaeger keeps. The runner's backend keeps as many, at Zipkin's side too, whatever
 // MEM_MAX_SPANS is.
-const keptOption = "--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=10000"
+var keptOption = fmt.Sprint("--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=", backend.KeptTraces)
 
 // servedForAll are those that are served alike for all.
 var servedForAll = []string{"depends_on.*.condition", "depends_on.*.required", "deploy.replicas", "profiles", "scale",

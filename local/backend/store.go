@@ -8,8 +8,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
-// keptTraces is how many traces a store keeps; a new one beyond it pushes out the oldest.
-const keptTraces = 10_000
+// KeptTraces is how many traces a store keeps; a new one beyond it pushes out the oldest.
+const KeptTraces = 10_000
 
 // Trace is all spans that came with one trace id, in the order in which they came. It never changes: when more spans
 // come, the store makes a new Trace.
@@ -190,7 +190,7 @@ func (s *Store) add(parts []*Trace) {
 			otlp:  append(old.otlp, part.otlp...),
 		}
 	}
-	for len(s.order) > keptTraces {
+	for len(s.order) > KeptTraces {
 		delete(s.traces, s.order[0])
 		s.order = s.order[1:]
 	}

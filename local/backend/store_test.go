@@ -11,24 +11,24 @@ func TestStoreKeepsTheNewestTracesAndCountsAllSpans(t *testing.T) {
 	s := newStore()
 	id := func(n int) string { return fmt.Sprintf("%032x", n+1) }
 	part := func(n int) *Trace { return &Trace{ID: id(n), Spans: []*Span{{TraceID: id(n)}}} }
-	for n := range keptTraces {
+	for n := range KeptTraces {
 		s.add([]*Trace{part(n)})
 	}
 	s.add([]*Trace{part(0)}) // more of a trace makes it no newer
 	if got := len(s.Trace(id(0)).Spans); got != 2 {
 		t.Errorf("the trace has %d spans, not 2", got)
 	}
-	s.add([]*Trace{part(keptTraces), part(keptTraces + 1)})
+	s.add([]*Trace{part(KeptTraces), part(KeptTraces + 1)})
 
 	all := s.Traces()
-	if len(all) != keptTraces || all[0].ID != id(2) || all[len(all)-1].ID != id(keptTraces+1) {
+	if len(all) != KeptTraces || all[0].ID != id(2) || all[len(all)-1].ID != id(KeptTraces+1) {
 		t.Errorf("%d traces are kept, from %s to %s", len(all), all[0].ID, all[len(all)-1].ID)
 	}
 	if s.Trace(id(0)) != nil || s.Trace(id(1)) != nil || s.Trace(id(2)) == nil {
 		t.Error("not the two oldest traces are gone")
 	}
-	if got := s.Spans(); got != keptTraces+3 {
-		t.Errorf("%d spans are counted, not %d", got, keptTraces+3)
+	if got := s.Spans(); got != KeptTraces+3 {
+		t.Errorf("%d spans are counted, not %d", got, KeptTraces+3)
 	}
 }
 

@@ -156,7 +156,7 @@ func parseZipkinQuery(values url.Values) (q zipkinQuery, err error) {
 		maxDuration:   positive("maxDuration", 0),
 		endTs:         positive("endTs", time.Now().UnixMilli()),
 		lookback:      positive("lookback", (24 * time.Hour).Milliseconds()),
-		limit:         int(min(positive("limit", 10), keptTraces)),
+		limit:         int(min(positive("limit", 10), KeptTraces)),
 	}
 	for _, part := range strings.Split(values.Get("annotationQuery"), " and ") {
 		if key, value, _ := strings.Cut(strings.TrimSpace(part), "="); key != "" {
