@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/term"
 
-	"otel-demo/local/backend"
+	"otel-demo/local/trace"
 )
 
 // console is what you see: what the services write, each line behind its service's name, on standard error; and the

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"otel-demo/local/backend"
+	"otel-demo/local/trace"
 )
 
 const usage = `Runs the demo of docker-compose.yml without Docker, until Ctrl+C:

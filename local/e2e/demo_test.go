@@ -1,0 +1,225 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jaegertracing/jaeger-idl/model/v1"
+	"github.com/jaegertracing/jaeger-idl/proto-gen/api_v2"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"otel-demo/local/trace"
+)
+
+// The shipped demo in one run: what arrives, what its collectors take besides, what it shows, and what it leaves.
+func TestDemo(t *testing.T) {
+	running := goleak.IgnoreCurrent() // tests that run at the same time
+	d, log := startDemo(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	status, err := d.Wait(ctx, "client")
+	if err != nil || status != 0 {
+		t.Fatalf("the client ended with %d, %v", status, err)
+	}
+	if err := d.WaitForTraces(ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	t.Run("traces at Jaeger", func(t *testing.T) {
+		if err := backend.Match(expected(t), d.Jaeger().Traces()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("traces at Zipkin", func(t *testing.T) {
+		if err := backend.MatchFold(expected(t), d.Zipkin().Traces()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("a span in Zipkin's format", func(t *testing.T) { sendZipkin(t, d) })
+	t.Run("a span in Jaeger's format", func(t *testing.T) { sendJaeger(t, d) })
+	t.Run("pages and APIs", func(t *testing.T) { look(t, d) })
+
+	var pids []int
+	for _, name := range []string{"client", "server", "worker", "otel-agent", "otel-collector"} {
+		pids = append(pids, d.PIDs(name)...)
+	}
+	if len(pids) != 5 {
+		t.Errorf("%d processes, want one for each program and collector", len(pids))
+	}
+	if err := d.Stop(); err != nil {
+		t.Error(err)
+	}
+	for _, pid := range pids {
+		if isAlive(pid) {
+			t.Errorf("process %d is left", pid)
+		}
+	}
+	for p, address := range d.addresses.of {
+		if err := canListen(address); err != nil {
+			t.Errorf("port %d of %s is still taken: %v", p.number, p.service, err)
+		}
+	}
+	if _, err := os.Stat(d.dir); !os.IsNotExist(err) {
+		t.Errorf("%s is left", d.dir)
+	}
+	for line := range strings.Lines(log.String()) {
+		if strings.HasPrefix(line, "otel-") && (strings.Contains(line, "\twarn\t") || strings.Contains(line, "\terror\t")) {
+			t.Errorf("a collector warns: %s", line)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	goleak.VerifyNone(t, running)
+}
+
+// sendZipkin sends the agent a span as a service would that only knows Zipkin's format.
+func sendZipkin(t *testing.T, d *Demo) {
+	const id = "463ac35c9f6413ad48485a3953bb6124"
+	span := fmt.Sprintf(`[{"traceId":%q,"id":"a2fb4a1d1a96d312","kind":"SERVER","name":"old zipkin","timestamp":%d,
+		"duration":1000,"localEndpoint":{"serviceName":"old"}}]`, id, time.Now().UnixMicro())
+	response, err := http.Post("http://"+address(t, d, "otel-agent", 9411)+"/api/v2/spans", "application/json", strings.NewReader(span))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusAccepted {
+		t.Fatalf("the agent answered %s", response.Status)
+	}
+	bothHave(t, d, id, "old zipkin")
+}
+
+// sendJaeger sends the agent a span as a service would that only knows Jaeger's format.
+func sendJaeger(t *testing.T, d *Demo) {
+	const id = "0000000000000001000000000000002a"
+	conn, err := grpc.NewClient(address(t, d, "otel-agent", 14250), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, err = api_v2.NewCollectorServiceClient(conn).PostSpans(t.Context(), &api_v2.PostSpansRequest{Batch: model.Batch{
+		Process: &model.Process{ServiceName: "old"},
+		Spans: []*model.Span{{
+			TraceID: model.NewTraceID(1, 42), SpanID: model.NewSpanID(7), OperationName: "old jaeger",
+			StartTime: time.Now(), Duration: time.Millisecond,
+		}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bothHave(t, d, id, "old jaeger")
+}
+
+func bothHave(t *testing.T, d *Demo, id, name string) {
+	t.Helper()
+	for _, store := range d.stores() {
+		if span := arrived(t, store, id).Spans[0]; span.Name != name || span.Service != "old" {
+			t.Errorf("got the span %s of %s, want %s of old", span.Name, span.Service, name)
+		}
+	}
+}
+
+// look asks for the pages and the APIs of both backends, and of the server.
+func look(t *testing.T, d *Demo) {
+	var id string
+	for _, trace := range d.Jaeger().Traces() {
+		if len(trace.Spans) == 7 {
+			id = trace.ID
+		}
+	}
+	if _, err := hex.DecodeString(id); err != nil || id == "" {
+		t.Fatal("no trace of 7 spans to ask for")
+	}
+	jaeger, zipkin := "http://"+address(t, d, "jaeger", 16686), "http://"+address(t, d, "zipkin", 9411)
+	for _, test := range []struct{ url, want string }{
+		{"http://" + address(t, d, "server", 8080) + "/healthz", ""},
+		{jaeger + "/", id},
+		{jaeger + "/trace/" + id, "process work"},
+		{jaeger + "/api/v3/services", `"worker"`},
+		{jaeger + "/api/v3/traces/" + id, "process work"},
+		{zipkin + "/", id},
+		{zipkin + "/api/v2/services", `"worker"`},
+		{zipkin + "/api/v2/trace/" + id, "process work"},
+	} {
+		response, err := http.Get(test.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || response.StatusCode != http.StatusOK || !bytes.Contains(body, []byte(test.want)) {
+			t.Errorf("GET %s: %s, %v; want 200 and %q in\n%.500s", test.url, response.Status, err, test.want, body)
+		}
+	}
+}
+
+func address(t *testing.T, d *Demo, service string, port int) string {
+	t.Helper()
+	address, err := d.Addr(service, port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return address
+}
+
+// One service after the other can be taken away and come back, on the same ports.
+func TestServicesComeAndGo(t *testing.T) {
+	d, log := startDemo(t, `services: {client: {scale: 0}}`)
+	if err := d.Restart(t.Context(), "otel-agent"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Kill("otel-collector"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.StartService(t.Context(), "otel-collector"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"jaeger", "zipkin", "redis"} {
+		if err := d.Restart(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the server to be well", func() bool {
+		response, err := http.Get("http://" + address(t, d, "server", 8080) + "/hello")
+		if err != nil {
+			return false
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+	for _, store := range d.stores() {
+		eventually(t, "a whole trace", func() bool {
+			for _, trace := range store.Traces() {
+				if len(trace.Spans) == 5 && backend.Whole(trace, store.Traces()) {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	select {
+	case err := <-d.Failed():
+		t.Errorf("this was no failure: %v", err)
+	default:
+	}
+	if err := d.Signal("worker", os.Kill); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-d.Failed():
+		if !strings.HasPrefix(err.Error(), "worker ended") {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("nobody told of the worker's end")
+	}
+	_ = log
+}

@@ -1,0 +1,494 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"otel-demo/local/trace"
+)
+
+var long = flag.Bool("long", false, "run the tests too that take more than 10 s by their nature")
+
+// runnerName, as the first argument, makes the test's binary the runner, so that tests can start it as a process and send
+// it real signals. It already has in it all that the runner has.
+const runnerName = "runner"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case collectorName:
+			main()
+			return
+		case runnerName:
+			os.Exit(Main(os.Args[2:]))
+		}
+	}
+	status := m.Run()
+	os.RemoveAll(programsDir)
+	os.Exit(status)
+}
+
+var programsDir string // empty until a test needs the programs
+
+// programs returns a folder with the three programs, built once for all tests.
+var programs = sync.OnceValues(func() (string, error) {
+	root, err := findRoot()
+	if err != nil {
+		return "", err
+	}
+	if programsDir, err = os.MkdirTemp("", "otel-demo-programs-"); err != nil {
+		return "", err
+	}
+	return programsDir, goBuild(context.Background(), root, programsDir, "./cmd/...")
+})
+
+// projectRoot returns the project's root.
+func projectRoot(t *testing.T) string {
+	t.Helper()
+	root, err := findRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// expected returns the traces that the README promises.
+func expected(t *testing.T) string {
+	t.Helper()
+	want, err := os.ReadFile(filepath.Join(projectRoot(t), "docs", "trace.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(want)
+}
+
+// overlay writes a compose file, and returns its path.
+func overlay(t *testing.T, content string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "overlay.yml")
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// freePorts writes an overlay that publishes all on free ports, and returns its path and the ports. Whatever runs on this
+// machine is in nobody's way.
+func freePorts(t *testing.T) (file string, ports []string) {
+	t.Helper()
+	content := "services:\n"
+	for _, p := range []struct {
+		service string
+		number  int
+	}{{"server", 8080}, {"jaeger", 16686}, {"zipkin", 9411}} {
+		address, err := freeAddress()
+		if err != nil {
+			t.Fatal(err)
+		}
+		content += fmt.Sprintf("  %s:\n    ports: !override [\"%s:%d\"]\n", p.service, address, p.number)
+		ports = append(ports, address)
+	}
+	return overlay(t, content), ports
+}
+
+// runner is the runner as a process.
+type runner struct {
+	*exec.Cmd
+	t      *testing.T
+	stdout bytes.Buffer
+	stderr safeBuffer
+	temp   string
+	ports  []string
+}
+
+// startRunner starts the runner on free ports, with a temporary folder of its own.
+func startRunner(t *testing.T, args ...string) *runner {
+	t.Helper()
+	file, ports := freePorts(t)
+	r := &runner{t: t, temp: t.TempDir(), ports: ports}
+	r.Cmd = exec.Command(os.Args[0], append([]string{runnerName, "-f", file}, args...)...)
+	r.Cmd.Env = append(os.Environ(), "TMPDIR="+r.temp, "TMP="+r.temp, "OTEL_SERVICE_NAME=not-for-them", "GOCACHE="+goCache(t))
+	r.Cmd.Stdout, r.Cmd.Stderr = &r.stdout, &r.stderr
+	r.Cmd.WaitDelay = time.Second
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = r.Process.Kill() // if the test has failed before its end
+		if t.Failed() {
+			t.Logf("the runner's output:\n%s\n%s", r.stdout.String(), r.stderr.String())
+		}
+	})
+	return r
+}
+
+var goCache = func() func(t *testing.T) string {
+	get := sync.OnceValues(func() (string, error) {
+		out, err := exec.Command("go", "env", "GOCACHE").Output()
+		return strings.TrimSpace(string(out)), err
+	})
+	return func(t *testing.T) string {
+		t.Helper()
+		dir, err := get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+}()
+
+// says waits until the runner has written a text.
+func (r *runner) says(text string) {
+	r.t.Helper()
+	eventually(r.t, "the runner to say "+text, func() bool { return strings.Contains(r.stderr.String(), text) })
+}
+
+// status waits for the end and returns the exit status, and holds the runner to what it must leave: nothing.
+func (r *runner) status() int {
+	r.t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- r.Wait() }()
+	select {
+	case err := <-done:
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			r.t.Fatal(err)
+		}
+	case <-time.After(90 * time.Second):
+		r.t.Fatal("the runner did not end within 90 s")
+	}
+	left, err := filepath.Glob(filepath.Join(r.temp, "otel-demo-*"))
+	if err != nil || len(left) > 0 {
+		r.t.Errorf("files left: %v %v", left, err)
+	}
+	r.portsAreFree()
+	return r.ProcessState.ExitCode()
+}
+
+func (r *runner) portsAreFree() {
+	r.t.Helper()
+	for _, address := range r.ports {
+		if err := canListen(address); err != nil {
+			r.t.Errorf("a port is still taken: %v", err)
+		}
+	}
+}
+
+// children returns the runner's processes by id, each with its command line.
+func (r *runner) children() map[int]string {
+	children := map[int]string{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is a good one
+	for _, stat := range stats {
+		content, err := os.ReadFile(stat)
+		if err != nil {
+			continue // it has just ended
+		}
+		// "123 (name) S 45 ...": the name may have anything in it, and the parent's id is the second field after it.
+		_, rest, _ := strings.Cut(string(content), ") ")
+		fields := strings.Fields(rest)
+		if len(fields) > 1 && fields[1] == strconv.Itoa(r.Process.Pid) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
+			line, _ := os.ReadFile(filepath.Join(filepath.Dir(stat), "cmdline"))
+			children[pid] = string(line)
+		}
+	}
+	return children
+}
+
+func isAlive(pid int) bool {
+	process, err := os.FindProcess(pid)
+	return err == nil && process.Signal(syscall.Signal(0)) == nil
+}
+
+// eventually waits until something is so, for at most 30 s.
+func eventually(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited 30 s for %s", what)
+		}
+	}
+}
+
+type safeBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.String()
+}
+
+func TestBadFlagsAreOneLine(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-x"}, "-x (-h shows the flags)"},
+		{[]string{"up"}, `"up": want flags only`},
+		{[]string{"-once", "-wait", "0s"}, "want a duration above 0"},
+		{[]string{"-once", "-wait", "soon"}, `invalid value "soon" for flag -wait`},
+		{[]string{"-wait", "5s"}, "want -once with it"},
+		{[]string{"-recipe", "nosuch"}, "there is no recipes/nosuch/docker-compose.yml; the recipes are:"},
+		{[]string{"-recipe", "nosuch/variant"}, "there is no recipes/nosuch/docker-compose.variant.yml"},
+		{[]string{"-f", "nosuch.yml"}, "nosuch.yml"},
+	} {
+		err := run(test.args)
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v: got %v, want one line with %s", test.args, err, test.want)
+		}
+	}
+}
+
+func TestTakenPortIsOneLineWithPortAndService(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, number := hostAndPort(listener.Addr().String())
+	files := []string{composeFile, overlay(t, fmt.Sprintf(`services: {jaeger: {ports: !override ["127.0.0.1:%s:16686"]},
+  server: {ports: !reset []}, zipkin: {ports: !reset []}}`, number))}
+	_, err = Start(t.Context(), Options{Root: projectRoot(t), Files: files})
+	want := "port " + number + ", which service jaeger publishes, is taken"
+	if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v, want one line with %q", err, want)
+	}
+}
+
+func TestOnceEndsWithTheTracesAndTheClientsStatus(t *testing.T) {
+	t.Parallel()
+	start := time.Now()
+	r := startRunner(t, "-once", "-shape")
+	if status := r.status(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	t.Logf("took %v", time.Since(start))
+	if got, want := blocks(r.stdout.String()), blocks(expected(t)); got != want {
+		t.Errorf("-shape wrote\n%s\nwant\n%s", got, want)
+	}
+}
+
+// blocks brings a text of traces into one order.
+func blocks(text string) string {
+	parts := strings.Split(strings.TrimSpace(text), "\n\n")
+	slices.Sort(parts)
+	return strings.Join(parts, "\n\n")
+}
+
+func TestOnceHasTheStatusOfAClientThatFails(t *testing.T) {
+	t.Parallel()
+	r := startRunner(t, "-once", "-f", overlay(t, `services: {client: {environment: {REQUESTS: many}}}`))
+	if status := r.status(); status != 1 {
+		t.Errorf("exit status %d, want the client's, 1", status)
+	}
+	if out := r.stderr.String(); !strings.Contains(out, `client         | REQUESTS="many"`) {
+		t.Error("the client's line is missing")
+	}
+}
+
+func TestOnceGivesUpWhenWaitIsOver(t *testing.T) {
+	t.Parallel()
+	r := startRunner(t, "-once", "-wait", "1s", "-f", overlay(t, `services: {client: {environment: {REQUESTS: "1000"}}}`))
+	if status := r.status(); status != 1 {
+		t.Errorf("exit status %d, want 1", status)
+	}
+	if out := r.stderr.String(); !strings.Contains(out, "not done after 1s (-wait)") {
+		t.Error("the runner did not say why")
+	}
+}
+
+func TestSignalsStopAllInOrder(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no signals on Windows")
+	}
+	for _, test := range []struct {
+		signal syscall.Signal
+		status int
+	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}} {
+		t.Run(test.signal.String(), func(t *testing.T) {
+			t.Parallel()
+			// Plenty of requests, so that the signal comes in the middle.
+			r := startRunner(t, "-shape", "-f", overlay(t, `services: {client: {environment: {REQUESTS: "1000", WORK_DURATION: 10ms}}}`))
+			r.says("client         | 200")
+			children := r.children()
+			if err := r.Process.Signal(test.signal); err != nil {
+				t.Fatal(err)
+			}
+			if status := r.status(); status != test.status {
+				t.Errorf("exit status %d, want %d", status, test.status)
+			}
+			for pid, command := range children {
+				if isAlive(pid) {
+					t.Errorf("process %d is left: %s", pid, command)
+				}
+			}
+			// What had been sent when the signal came has arrived: each trace is whole, or the one request that the signal cut off.
+			if shape := r.stdout.String(); !strings.Contains(shape, "worker  process work  consumer") {
+				t.Errorf("the requests' traces have not arrived:\n%s", shape)
+			}
+		})
+	}
+}
+
+func TestTheEndOfAProcessStopsAllAndIsNamed(t *testing.T) {
+	needsProc(t)
+	t.Parallel()
+	r := startRunner(t)
+	r.says("client         | 200")
+	children := r.children()
+	for pid, command := range children {
+		if strings.HasSuffix(strings.Trim(command, "\x00"), "/worker") {
+			process, err := os.FindProcess(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if status := r.status(); status != 1 {
+		t.Errorf("exit status %d, want 1", status)
+	}
+	if out := r.stderr.String(); !strings.Contains(out, "worker ended with exit status 137\n") {
+		t.Error("no line names the worker")
+	}
+	for pid, command := range children {
+		if isAlive(pid) {
+			t.Errorf("process %d is left: %s", pid, command)
+		}
+	}
+}
+
+func TestNoProcessOutlivesARunnerThatIsKilledHard(t *testing.T) {
+	needsProc(t)
+	t.Parallel()
+	r := startRunner(t)
+	r.says("all services are started")
+	children := r.children()
+	if len(children) < 4 {
+		t.Fatalf("the runner has %d processes, want agent, collector, worker, server and perhaps the client", len(children))
+	}
+	if err := r.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Wait() // killed
+	for pid, command := range children {
+		eventually(t, "the end of "+command, func() bool { return !isAlive(pid) })
+	}
+	r.portsAreFree()
+}
+
+// goCommand returns the path of the go command.
+func goCommand(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func needsProc(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("finds the runner's processes by /proc, which Linux has")
+	}
+}
+
+func TestREADMEShowsTheExpectedTraces(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join(projectRoot(t), "README.md"))
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("there is no README.md")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), expected(t)) {
+		t.Error("README.md does not have docs/trace.txt in it word for word")
+	}
+}
+
+// startDemo starts the demo for a test, on free ports, with overlays, and stops it at the test's end. What its services
+// write is in the log that it returns.
+func startDemo(t *testing.T, overlays ...string) (*Demo, *safeBuffer) {
+	t.Helper()
+	return startDemoOn(t, "", overlays...)
+}
+
+// startDemoOn does so with a Redis that is there already, unless its URL is empty.
+func startDemoOn(t *testing.T, redisURL string, overlays ...string) (*Demo, *safeBuffer) {
+	t.Helper()
+	files := []string{composeFile}
+	for _, content := range overlays {
+		files = append(files, overlay(t, content))
+	}
+	return startDemoWith(t, Options{Files: files, RedisURL: redisURL})
+}
+
+// startDemoWith does so with the options that say what is started.
+func startDemoWith(t *testing.T, options Options) (*Demo, *safeBuffer) {
+	t.Helper()
+	dir, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &safeBuffer{}
+	options.Root, options.Programs, options.FreePorts = projectRoot(t), dir, true
+	options.Line = func(service, line string) { fmt.Fprintf(log, "%s | %s\n", service, line) }
+	d, err := Start(t.Context(), options)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	t.Cleanup(func() {
+		if err := d.Stop(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("the services' output:\n%s", log)
+		}
+	})
+	return d, log
+}
+
+// arrived waits until a trace is in a store, and returns it.
+func arrived(t *testing.T, store *backend.Store, id string) *backend.Trace {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		changed := store.Changed()
+		if trace := store.Trace(id); trace != nil {
+			return trace
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			t.Fatalf("trace %s has not arrived within 30 s", id)
+		}
+	}
+}

@@ -1,0 +1,214 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"otel-demo/local/trace"
+)
+
+// composeFlag is -compose, or -compose='docker-compose' to say which Compose.
+type composeFlag string
+
+func (f *composeFlag) String() string   { return string(*f) }
+func (f *composeFlag) IsBoolFlag() bool { return true }
+func (f *composeFlag) Set(value string) error {
+	*f = composeFlag(value)
+	return nil
+}
+
+var compose composeFlag
+
+func init() {
+	flag.Var(&compose, "compose", "run the demo on a real engine too; -compose='docker-compose' chooses that Compose")
+}
+
+// composeCommand returns the command line of Compose: `docker compose` if the engine has it, otherwise docker-compose.
+func composeCommand() []string {
+	if compose != "true" {
+		return strings.Fields(string(compose))
+	}
+	if exec.Command("docker", "compose", "version").Run() == nil {
+		return []string{"docker", "compose"}
+	}
+	return []string{"docker-compose"}
+}
+
+func needsEngine(t *testing.T) {
+	t.Helper()
+	if compose == "" || compose == "false" {
+		t.Skip("needs a container engine: run it with -compose")
+	}
+}
+
+// onEngine returns what runs Compose on these files, all of which is built already. At the test's end it takes it down.
+func onEngine(t *testing.T, files ...string) func(ctx context.Context, args ...string) string {
+	t.Helper()
+	for _, address := range []string{"127.0.0.1:8080", "127.0.0.1:16686", "127.0.0.1:9411"} {
+		if err := canListen(address); err != nil {
+			t.Fatalf("the compose file publishes %s, which is taken", address)
+		}
+	}
+	command := composeCommand()
+	t.Logf("with %s", strings.Join(command, " "))
+	run := func(ctx context.Context, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(ctx, command[0], append(slices.Clone(command[1:]), args...)...)
+		cmd.Dir = projectRoot(t)
+		cmd.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME=otel-demo-test",
+			"COMPOSE_FILE="+strings.Join(files, string(os.PathListSeparator)))
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
+		}
+		return string(out)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(run(context.Background(), "logs", "--no-color", "--tail", "20"))
+		}
+		run(context.Background(), "down", "--volumes", "--rmi", "local")
+	})
+	// Building is none of the demo's time.
+	if run(t.Context(), "build"); t.Failed() {
+		t.FailNow()
+	}
+	return run
+}
+
+// The same traces on a real engine, as the real Jaeger and the real Zipkin tell them.
+func TestComposeGivesTheSameTraces(t *testing.T) {
+	needsEngine(t)
+	run := onEngine(t, composeFile)
+	start := time.Now()
+	run(t.Context(), "up", "--detach")
+	t.Logf("up took %v", time.Since(start))
+
+	first := time.Duration(0)
+	untilNil(t, func() error {
+		traces, err := jaegerTraces(start)
+		if err == nil && first == 0 && slices.ContainsFunc(traces, isWholeRequest) {
+			first = time.Since(start)
+		}
+		if err == nil {
+			err = backend.Match(expected(t), traces)
+		}
+		return err
+	})
+	untilNil(t, func() error {
+		traces, err := zipkinTraces()
+		if err == nil {
+			err = backend.MatchFold(expected(t), traces)
+		}
+		return err
+	})
+	t.Logf("first whole trace at Jaeger %v after up, all at both %v", first, time.Since(start))
+
+	// Nothing else comes once all spans that are under way have come.
+	time.Sleep(2 * settled)
+	if traces, err := jaegerTraces(start); err != nil {
+		t.Error(err)
+	} else if err := backend.Match(expected(t), traces); err != nil {
+		t.Errorf("something else came: %v", err)
+	}
+	for line := range strings.Lines(run(t.Context(), "logs", "--no-color", "otel-agent", "otel-collector")) {
+		if strings.Contains(line, "\terror\t") {
+			t.Errorf("a collector reports an error: %s", line)
+		} else if strings.Contains(line, "\twarn\t") {
+			t.Logf("a collector warns: %s", line)
+		}
+	}
+}
+
+func isWholeRequest(t *backend.Trace) bool { return len(t.Spans) == 7 }
+
+// untilNil waits until check has no error any more, for at most 90 s.
+func untilNil(t *testing.T, check func() error) {
+	t.Helper()
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after 90 s: %v", err)
+		}
+	}
+}
+
+// jaegerTraces returns all traces that Compose's Jaeger has.
+func jaegerTraces(start time.Time) ([]*backend.Trace, error) {
+	return jaegerTracesOf("127.0.0.1:16686", start)
+}
+
+// jaegerTracesOf asks service by service: Jaeger has no query for all.
+func jaegerTracesOf(address string, start time.Time) ([]*backend.Trace, error) {
+	api := "http://" + address + "/api/v3/"
+	body, err := fetch(api + "services")
+	if err != nil {
+		return nil, err
+	}
+	var answer struct{ Services []string }
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, err
+	}
+	var all []*backend.Trace
+	for _, service := range answer.Services {
+		body, err := fetch(api + "traces?" + url.Values{
+			"query.service_name":   {service},
+			"query.start_time_min": {start.UTC().Format(time.RFC3339Nano)},
+			"query.start_time_max": {time.Now().UTC().Format(time.RFC3339Nano)},
+			"query.search_depth":   {"1000"},
+			"query.num_traces":     {"1000"}, // as Jaeger before 2.14 names it
+		}.Encode())
+		if err != nil {
+			return nil, err
+		}
+		traces, err := backend.ParseJaeger(body)
+		if err != nil {
+			return nil, err
+		}
+		for _, trace := range traces {
+			if !slices.ContainsFunc(all, func(t *backend.Trace) bool { return t.ID == trace.ID }) {
+				all = append(all, trace)
+			}
+		}
+	}
+	return all, nil
+}
+
+// zipkinTraces returns all traces that Compose's Zipkin has.
+func zipkinTraces() ([]*backend.Trace, error) { return zipkinTracesOf("127.0.0.1:9411") }
+
+func zipkinTracesOf(address string) ([]*backend.Trace, error) {
+	body, err := fetch("http://" + address + "/api/v2/traces?limit=1000&lookback=3600000")
+	if err != nil {
+		return nil, err
+	}
+	return backend.ParseZipkin(body)
+}
+
+func fetch(url string) ([]byte, error) {
+	client := &http.Client{Timeout: 5 * time.Second}
+	response, err := client.Get(url)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("GET %s: %s: %.200s", url, response.Status, body)
+	}
+	return body, err
+}

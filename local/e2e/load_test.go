@@ -1,0 +1,182 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	vegeta "github.com/tsenart/vegeta/v12/lib"
+
+	"otel-demo/local/trace"
+)
+
+// load is requests for a test, which ends them.
+type load struct {
+	*requests
+	t *testing.T
+}
+
+// startLoad starts to send requests to a server, until stop. Each has a connection of its own: on one that was used before,
+// Go's client sends a request again if it was cut off, and nobody would know.
+func startLoad(t *testing.T, serverAddress string, perSecond int) *load {
+	l := &load{startRequests(serverAddress, perSecond, 0, "", vegeta.KeepAlive(false)), t}
+	t.Cleanup(l.stop)
+	return l
+}
+
+// wait waits until so many more requests have ended.
+func (l *load) wait(n int) {
+	l.t.Helper()
+	n += len(l.ended())
+	eventually(l.t, fmt.Sprintf("%d requests", n), func() bool { return len(l.ended()) >= n })
+}
+
+// answered returns the trace ids of the requests that were answered 200. Each answer must name its request's own trace.
+func (l *load) answered() []string {
+	l.t.Helper()
+	var ids []string
+	for _, result := range l.ended() {
+		if result.Code != http.StatusOK {
+			continue
+		}
+		id := result.Headers.Get("Trace-Id")
+		if !l.sent[id] || slices.Contains(ids, id) {
+			l.t.Errorf("an answer has the trace id %q, which is of no request, or of two", id)
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// allAnswered holds every request to the answer 200.
+func (l *load) allAnswered() []string {
+	l.t.Helper()
+	for _, result := range l.ended() {
+		if result.Code != http.StatusOK {
+			l.t.Errorf("a request got %d %q %s", result.Code, result.Body, result.Error)
+		}
+	}
+	return l.answered()
+}
+
+// answeredOrRefused holds every request to one of two ends: 200, or a connection that the server did not accept since it
+// no longer listens. The system refuses those, and resets one that was still waiting. One that is accepted and then cut
+// off ends otherwise, by EOF.
+func (l *load) answeredOrRefused() (answered []string, refused int) {
+	l.t.Helper()
+	for _, result := range l.ended() {
+		if result.Code == http.StatusOK {
+			continue
+		}
+		refused++
+		if !strings.Contains(result.Error, "connection refused") && !strings.Contains(result.Error, "connection reset") {
+			l.t.Errorf("a request was accepted and got %d %s", result.Code, result.Error)
+		}
+	}
+	return l.answered(), refused
+}
+
+// latency returns the given quantile of the time to an answer, of the requests that were sent between two times.
+func (l *load) latency(quantile float64, from, to time.Time) time.Duration {
+	l.t.Helper()
+	var all []time.Duration
+	for _, result := range l.ended() {
+		if result.Timestamp.After(from) && result.Timestamp.Before(to) {
+			all = append(all, result.Latency)
+		}
+	}
+	if len(all) == 0 {
+		l.t.Fatal("no request was sent in that time")
+	}
+	slices.Sort(all)
+	return all[int(quantile*float64(len(all)-1))].Round(100 * time.Microsecond)
+}
+
+// requestSpans are the spans of one request, as each backend has them in lower case.
+var requestSpans = []string{"server get /hello", "server handle request", "server publish", "server publish work", "worker process work"}
+
+// lost returns how many of the spans that each trace should have are not in a store, and says for one trace which.
+func lost(store *backend.Store, ids, want []string) (spans int, example string) {
+	for _, id := range ids {
+		got := map[string]bool{}
+		if trace := store.Trace(id); trace != nil {
+			for _, span := range trace.Spans {
+				got[strings.ToLower(span.Service+" "+span.Name)] = true
+			}
+		}
+		for _, name := range want {
+			if !got[name] {
+				spans++
+				example = fmt.Sprintf("trace %s lacks %s", id, name)
+			}
+		}
+	}
+	return spans, example
+}
+
+// allArrive waits until both backends have all spans of all traces, and returns how long that took.
+func allArrive(t *testing.T, d *Demo, ids []string, within time.Duration) time.Duration {
+	t.Helper()
+	if len(ids) == 0 {
+		t.Fatal("there is no trace to wait for")
+	}
+	start := time.Now()
+	for name, store := range map[string]*backend.Store{"Jaeger": d.Jaeger(), "Zipkin": d.Zipkin()} {
+		for {
+			spans, example := lost(store, ids, requestSpans)
+			if spans == 0 {
+				break
+			}
+			if time.Since(start) > within {
+				t.Errorf("%s lacks %d of the %d spans of %d requests after %v: %s", name, spans,
+					len(ids)*len(requestSpans), len(ids), within, example)
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	if t.Failed() {
+		t.FailNow() // so that no figures are written that don't hold
+	}
+	return time.Since(start).Round(100 * time.Millisecond)
+}
+
+// terminate sends a service SIGTERM, and returns its exit status and how long it took to end, which is an error from
+// limit on.
+func terminateService(t *testing.T, d *Demo, name string, limit time.Duration) (status int, took time.Duration) {
+	t.Helper()
+	start := time.Now()
+	if err := d.StopService(name); err != nil { // it kills what hasn't ended after 10 s
+		t.Error(err)
+	}
+	took = time.Since(start).Round(10 * time.Millisecond)
+	if took > limit {
+		t.Errorf("%s took %v to end, want %v at most", name, took, limit)
+	}
+	status, err := d.Wait(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status, took
+}
+
+// peakMemory returns the most memory that a service's process has had so far, in MB.
+func peakMemory(t *testing.T, d *Demo, name string) int {
+	t.Helper()
+	needsProc(t)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.PIDs(name)[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	kB, err := strconv.Atoi(strings.Fields(rest + " x")[0])
+	if err != nil {
+		t.Fatalf("/proc has no VmHWM: %v", err)
+	}
+	return kB * 1024 / 1_000_000
+}

@@ -1,0 +1,95 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"otel-demo/local/trace"
+)
+
+// Several workers, a queue on disk in a volume, and a Prometheus: what recipes ask for beyond the shipped demo.
+func TestOverlays(t *testing.T) {
+	t.Setenv("PATH", filepath.Dir(goCommand(t))) // a Prometheus of this machine is none of the test's
+	config, err := os.ReadFile(filepath.Join(projectRoot(t), "otel-agent-config.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	yaml := strings.Replace(string(config), "sending_queue: {batch: {}}", "sending_queue: {batch: {}, storage: file_storage}", 1)
+	yaml = strings.Replace(yaml, "\nservice:\n", "\nextensions: {file_storage: {directory: /var/lib/storage}}\nservice:\n  extensions: [file_storage]\n", 1)
+	agent := filepath.Join(t.TempDir(), "agent.yaml")
+	scrape := filepath.Join(t.TempDir(), "prometheus.yml")
+	for file, content := range map[string]string{agent: yaml, scrape: `scrape_configs: [{job_name: a, static_configs: [{targets: ["otel-agent:8888"]}]}]`} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, log := startDemo(t, fmt.Sprintf(`
+services:
+  client: {environment: {REQUESTS: "2"}}
+  worker: {scale: 3}
+  otel-agent:
+    image: otel/opentelemetry-collector-contrib:0.158.0
+    volumes: !override ["%s:/etc/otel-agent-config.yaml:ro", "queue:/var/lib/storage"]
+  prometheus:
+    image: prom/prometheus:v3
+    volumes: ["%s:/etc/prometheus/prometheus.yml:ro"]
+volumes: {queue: {}}
+`, agent, scrape))
+	if pids := d.PIDs("worker"); len(pids) != 3 {
+		t.Errorf("%d workers, want 3", len(pids))
+	}
+	metrics := address(t, d, "otel-agent", 8888)
+	if want := "what it would scrape: http://" + metrics + "/metrics"; !strings.Contains(log.String(), want) {
+		t.Errorf("the log does not say %q", want)
+	}
+	if body, err := fetch("http://" + metrics + "/metrics"); err != nil || !strings.Contains(string(body), "otelcol_process_uptime") {
+		t.Errorf("the agent's metrics: %v\n%.300s", err, body)
+	}
+	if left, err := os.ReadDir(filepath.Join(d.dir, "volumes", "queue")); err != nil || len(left) == 0 {
+		t.Errorf("the agent's queue is not in its volume: %v, %v", left, err)
+	}
+	eventually(t, "each of two messages to be processed by each of three workers", func() bool {
+		processed := 0
+		for _, trace := range d.Jaeger().Traces() {
+			for _, span := range trace.Spans {
+				if span.Kind == "consumer" {
+					processed++
+				}
+			}
+		}
+		return processed == 6
+	})
+}
+
+// An outage of the agent that is longer than the exporters' default patience, in the middle of the client's requests.
+func TestNoTraceIsLostWhileTheAgentIsAway(t *testing.T) {
+	if !*long {
+		t.Skip("an outage takes its time: run it with -long")
+	}
+	d, _ := startDemo(t, `services: {client: {environment: {REQUESTS: "150", WORK_DURATION: 50ms}}}`)
+	eventually(t, "the first trace", func() bool { return len(d.Jaeger().Traces()) > 0 })
+	if err := d.StopService("otel-agent"); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(12 * time.Second) // the outage
+	if err := d.StartService(t.Context(), "otel-agent"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if status, err := d.Wait(ctx, "client"); err != nil || status != 0 {
+		t.Fatalf("the client ended with %d, %v", status, err)
+	}
+	if err := d.WaitForTraces(ctx); err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Replace(expected(t), "5 traces", "150 traces", 1)
+	if err := backend.Match(want, d.Jaeger().Traces()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,319 @@
+package e2e
+
+import (
+	"flag"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+// runBy says which test does what a command of the documents does. It need not hold those that -recipe alone is in: each
+// recipe is run by TestRecipes. What needs Docker is marked as such in the document, by the line needsDocker.
+var runBy = map[string]string{
+	"go run -C local .":                                    "TestDemo",
+	"go run -C local . -load 200 -for 60s":                 "TestLoadReportsBothSides",
+	"go run -C local . -recipe tail-sampling -recipe link": "TestRecipes",
+	"curl -i localhost:8080/hello":                         "TestARequestIsOneTrace",
+	"curl -i -H 'traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01' localhost:8080/hello": "TestRecipes",
+	"curl -i -H 'traceparent: 00-5bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00' localhost:8080/hello": "TestRecipes",
+	"now=$(date +%s)000000": "TestRecipes",
+	"curl -H 'b3: 463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1' localhost:8080/hello": "TestRecipes",
+	`sed "s/1000000000000000/$now/" recipes/old-formats/span.json | curl --data-binary @- -H 'Content-Type: application/json' ` +
+		"localhost:9412/api/v2/spans": "TestRecipes",
+	"go test ./... && go test -C local -count=1 ./...": ".ci/run",
+	"go test -C local -count=1 -timeout 40m . -long":   ".ci/run",
+	"go test -C local -count=1 -run Recipes .":         "TestRecipes",
+}
+
+const needsDocker, needsKubernetes = "<!-- needs Docker -->", "<!-- needs Kubernetes -->"
+
+// A document is a page that is written to be read.
+type document struct {
+	path     string // from the root, with slashes
+	lines    int
+	text     string // without blocks of code
+	headings []string
+	blocks   []block
+}
+
+type block struct {
+	language, text string
+	needsDocker    bool
+}
+
+func (d document) isRecipe() bool { return strings.HasPrefix(d.path, "recipes/") }
+
+func documents(t *testing.T) []document {
+	t.Helper()
+	root := projectRoot(t)
+	var all []document
+	for _, name := range globbed(t, "README.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md", "kubernetes/*.md") {
+		content, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, parseDocument(name, string(content)))
+	}
+	if len(all) == 0 || all[0].path != "README.md" {
+		t.Fatal("there is no README.md")
+	}
+	return all
+}
+
+// globbed returns the project's files that match, by their names from the root.
+func globbed(t *testing.T, patterns ...string) (names []string) {
+	t.Helper()
+	for _, pattern := range patterns {
+		found, err := fs.Glob(os.DirFS(projectRoot(t)), pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, found...)
+	}
+	return names
+}
+
+func parseDocument(name, content string) document {
+	d := document{path: name}
+	var text strings.Builder
+	var open *block
+	last := ""
+	for line := range strings.Lines(content) {
+		d.lines++
+		language, isFence := strings.CutPrefix(strings.TrimSpace(line), "```")
+		switch {
+		case isFence && open == nil:
+			open = &block{language: language, needsDocker: last == needsDocker || last == needsKubernetes}
+		case isFence:
+			d.blocks = append(d.blocks, *open)
+			open = nil
+		case open != nil:
+			open.text += line
+		default:
+			text.WriteString(line)
+			if heading := regexp.MustCompile(`^#+ (.+)`).FindStringSubmatch(line); heading != nil {
+				d.headings = append(d.headings, anchor(heading[1]))
+			}
+		}
+		last = strings.TrimSpace(line)
+	}
+	d.text = text.String()
+	return d
+}
+
+// anchor returns what GitHub makes of a heading.
+func anchor(heading string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == ' ':
+			return '-'
+		case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+			return unicode.ToLower(r)
+		}
+		return -1
+	}, strings.TrimSpace(heading))
+}
+
+// links returns where the document leads to, pictures included.
+func (d document) links() (targets []string) {
+	text := regexp.MustCompile("`[^`]*`").ReplaceAllString(d.text, "")
+	for _, found := range regexp.MustCompile(`\]\(([^()\s]+)\)|(?:src|srcset|href)="([^"]+)"`).FindAllStringSubmatch(text, -1) {
+		targets = append(targets, found[1]+found[2])
+	}
+	return targets
+}
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	all := documents(t)
+	for _, d := range all {
+		for _, link := range d.links() {
+			if strings.Contains(link, "://") {
+				if !strings.HasPrefix(link, "https://") && !strings.HasPrefix(link, "http://localhost:") {
+					t.Errorf("%s: %s: want https", d.path, link)
+				}
+				continue
+			}
+			target, fragment, _ := strings.Cut(link, "#")
+			name := d.path
+			if target != "" {
+				name = path.Join(path.Dir(d.path), target)
+			}
+			if _, err := os.Stat(filepath.Join(projectRoot(t), filepath.FromSlash(name))); err != nil || strings.HasPrefix(name, "..") {
+				t.Errorf("%s: %s: there is no such file in the project", d.path, link)
+				continue
+			}
+			if fragment == "" {
+				continue
+			}
+			i := slices.IndexFunc(all, func(other document) bool { return other.path == name })
+			if i < 0 || !slices.Contains(all[i].headings, fragment) {
+				t.Errorf("%s: %s: there is no such heading", d.path, link)
+			}
+		}
+	}
+}
+
+func TestPicturesAreSmallAndShown(t *testing.T) {
+	root := projectRoot(t)
+	var shown []string
+	for _, d := range documents(t) {
+		for _, link := range d.links() {
+			shown = append(shown, path.Join(path.Dir(d.path), link))
+		}
+	}
+	pictures := globbed(t, "docs/*.png", "docs/*.svg")
+	if len(pictures) == 0 {
+		t.Error("there is no picture")
+	}
+	for _, name := range pictures {
+		if !slices.Contains(shown, name) {
+			t.Errorf("%s: no document shows it", name)
+		}
+		info, err := os.Stat(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() > 300_000 {
+			t.Errorf("%s has %d bytes, want 300 kB at most", name, info.Size())
+		}
+	}
+}
+
+// Each tree in a document is a file that a test compares with what the demo does: TestDemo docs/trace.txt, TestRecipes
+// those of the recipes.
+func TestTreesAreThoseThatTheTestsCompare(t *testing.T) {
+	root := projectRoot(t)
+	isTree := regexp.MustCompile(`^\d+(-\d+)? traces?\n`)
+	for _, d := range documents(t) {
+		pattern := "docs/trace.txt"
+		if d.isRecipe() {
+			pattern = path.Dir(d.path) + "/trace*.txt"
+		}
+		files := globbed(t, pattern)
+		for _, b := range d.blocks {
+			if !isTree.MatchString(b.text) {
+				continue
+			}
+			if !slices.ContainsFunc(files, func(file string) bool {
+				want, err := os.ReadFile(filepath.Join(root, file))
+				return err == nil && string(want) == b.text
+			}) {
+				t.Errorf("%s: this tree is none of %s:\n%s", d.path, pattern, b.text)
+			}
+		}
+	}
+}
+
+func TestEveryCommandOfTheDocumentsIsRunOrNeedsDocker(t *testing.T) {
+	root := projectRoot(t)
+	unused := map[string]bool{}
+	for command := range runBy {
+		unused[command] = true
+	}
+	for _, d := range documents(t) {
+		for _, command := range d.commands(t) {
+			delete(unused, command)
+			if args, ok := strings.CutPrefix(command, "go run -C local ."); ok {
+				f, err := parseFlags(root, strings.Fields(args))
+				if err != nil {
+					t.Errorf("%s: %s: %v", d.path, command, err)
+				}
+				if len(f.files) == 2 && strings.Count(command, " -") == 2 && !strings.Contains(command, backendsElsewhere) {
+					continue // TestRecipes runs it
+				}
+			}
+			if runBy[command] == "" {
+				t.Errorf("%s: %s: no test runs it. Name the test in runBy, or put %q before the block", d.path, command, needsDocker)
+			}
+		}
+	}
+	for command := range unused {
+		t.Errorf("runBy: %s: no document says it any more", command)
+	}
+}
+
+// continued is the end of a line that goes on in the next.
+var continued = regexp.MustCompile(`(?: \\|( \|))\n +`)
+
+// commands returns the document's commands that need no Docker. Those that do need it must name files that exist.
+func (d document) commands(t *testing.T) (commands []string) {
+	t.Helper()
+	for _, b := range d.blocks {
+		if slices.Contains([]string{"bash", "shell", "console", "shell-session"}, b.language) {
+			t.Errorf("%s: a block of %s: want sh, for this test to find it", d.path, b.language)
+		}
+		if b.language != "sh" {
+			continue
+		}
+		for line := range strings.Lines(continued.ReplaceAllString(b.text, "$1 ")) {
+			command, _, _ := strings.Cut(line, " # ")
+			command = strings.TrimSpace(command)
+			if command == "" || strings.HasPrefix(command, "#") {
+				continue
+			}
+			words := strings.Fields(command)
+			for i, word := range words[1:] {
+				if words[i] == "-f" && word != "-" { // - is standard input
+					if _, err := os.Stat(filepath.Join(projectRoot(t), word)); err != nil {
+						t.Errorf("%s: %s: %v", d.path, command, err)
+					}
+				}
+				if name, ok := strings.CutPrefix(word, "-"); ok && words[0] == "go" && words[1] == "test" &&
+					!strings.HasPrefix(word, "-C") && flag.Lookup(name) == nil && flag.Lookup("test."+strings.Split(name, "=")[0]) == nil {
+					t.Errorf("%s: %s: there is no flag %s", d.path, command, word)
+				}
+			}
+			if !b.needsDocker {
+				commands = append(commands, command)
+			}
+		}
+	}
+	for _, found := range regexp.MustCompile(`(?m)^    (go .*)$`).FindAllStringSubmatch(d.text, -1) {
+		commands = append(commands, found[1])
+	}
+	return commands
+}
+
+func TestTheTestsThatTheTableNamesExist(t *testing.T) {
+	root := projectRoot(t)
+	var code strings.Builder
+	for _, name := range globbed(t, "*_test.go", "*/*_test.go", "*/*/*_test.go") {
+		content, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		code.Write(content)
+	}
+	ci, err := os.ReadFile(filepath.Join(root, ".ci", "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for command, test := range runBy {
+		if test == ".ci/run" {
+			// .ci/run takes the test command from the README. Others stand in it, perhaps with a flag more.
+			words := strings.Fields(command)
+			if !strings.Contains(string(ci), words[len(words)-1]+"\n") && !strings.Contains(command, "&&") {
+				t.Errorf("%s: .ci/run does not run it", command)
+			}
+		} else if !strings.Contains(code.String(), "\nfunc "+test+"(t *testing.T) {") {
+			t.Errorf("%s: there is no %s", command, test)
+		}
+	}
+}
+
+func TestREADMEHasOneTestCommandAnd400LinesAtMost(t *testing.T) {
+	readme := documents(t)[0]
+	if readme.lines > 400 {
+		t.Errorf("README.md has %d lines, want 400 at most", readme.lines)
+	}
+	_, development, _ := strings.Cut(readme.text, "\n## Development\n")
+	if found := regexp.MustCompile(`(?m)^    go test `).FindAllString(development, -1); len(found) != 1 {
+		t.Errorf("README.md names %d test commands under Development, want one, as .ci/run and CI take it from there", len(found))
+	}
+}

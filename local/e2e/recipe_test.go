@@ -1,0 +1,630 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"otel-demo/local/trace"
+)
+
+// backendsElsewhere is the one recipe that is never run: its backends are other people's.
+const backendsElsewhere = "swap-backend"
+
+// recipeChecks are what a recipe promises besides its traces. Each returns the ids of the traces that it has made.
+var recipeChecks = map[string]func(t *testing.T, d *Demo, log *safeBuffer) []string{
+	"b3":                   checkB3,
+	"b3/both":              checkBothFormats,
+	"head-sampling":        checkDecisionTravels,
+	"redaction":            checkRedacted,
+	"redaction/allow-list": checkAllowed,
+	"durable-agent":        checkNothingIsLost,
+	"span-metrics":         checkMetrics,
+}
+
+// Every recipe, and every variant of one, gives the traces that its folder says.
+func TestRecipes(t *testing.T) {
+	t.Parallel()
+	root := projectRoot(t)
+	for _, name := range recipeFolders(t) {
+		t.Run(name+" README", func(t *testing.T) { checkREADME(t, name) })
+	}
+	for _, recipe := range recipes(root) {
+		if recipe == backendsElsewhere {
+			continue
+		}
+		t.Run(recipe, func(t *testing.T) {
+			t.Parallel()
+			runRecipe(t, recipe)
+		})
+	}
+	t.Run("tail-sampling with link", func(t *testing.T) {
+		t.Parallel()
+		checkTailSamplingWithLinks(t)
+	})
+}
+
+func recipeFolders(t *testing.T) []string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(projectRoot(t), "recipes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		if entry.IsDir() {
+			names = append(names, entry.Name())
+		}
+	}
+	if len(names) < 12 {
+		t.Errorf("there are %d recipes, want 12 at least: %v", len(names), names)
+	}
+	return names
+}
+
+// recipeText reads a file of a recipe.
+func recipeText(t *testing.T, path ...string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(append([]string{projectRoot(t), "recipes"}, path...)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// recipeTraces returns the trace.txt of a recipe, or the trace.VARIANT.txt.
+func recipeTraces(t *testing.T, recipe string) string {
+	t.Helper()
+	name, variant, ok := strings.Cut(recipe, "/")
+	if ok {
+		return recipeText(t, name, "trace."+variant+".txt")
+	}
+	return recipeText(t, name, "trace.txt")
+}
+
+// checkREADME holds a recipe to the form that all share.
+func checkREADME(t *testing.T, name string) {
+	readme := recipeText(t, name, "README.md")
+	var headings []string
+	for _, found := range regexp.MustCompile(`(?m)^## (.*)$`).FindAllStringSubmatch(readme, -1) {
+		headings = append(headings, found[1])
+	}
+	if want := []string{"What it shows", "Try it", "What you see", "How it works"}; !slices.Equal(headings, want) {
+		t.Errorf("the headings are %q, want %q", headings, want)
+	}
+	if !strings.Contains(recipeText(t, "README.md"), "("+name+"/README.md)") {
+		t.Error("recipes/README.md does not lead to it")
+	}
+	found := false
+	for _, recipe := range recipes(projectRoot(t)) {
+		if folder, _, _ := strings.Cut(recipe, "/"); folder != name {
+			continue
+		}
+		found = true
+		file, err := recipeFile(projectRoot(t), recipe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range []string{
+			"docker compose -f docker-compose.yml -f " + filepath.ToSlash(file) + " up --build\n",
+			"go run -C local . -recipe " + recipe + "\n",
+		} {
+			if name != backendsElsewhere && !strings.Contains(readme, command) {
+				t.Errorf("it does not say %q", command)
+			}
+		}
+		if name != backendsElsewhere && !strings.Contains(readme, "```\n"+recipeTraces(t, recipe)+"```\n") {
+			t.Errorf("the traces of %s are not in it word for word", recipe)
+		}
+	}
+	if !found {
+		t.Error("there is no docker-compose.yml")
+	}
+}
+
+// startRecipe starts the demo with overlays, on free ports.
+func startRecipe(t *testing.T, names ...string) (*Demo, *safeBuffer) {
+	t.Helper()
+	files := []string{composeFile}
+	for _, name := range names {
+		file, err := recipeFile(projectRoot(t), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+	}
+	return startDemoWith(t, Options{Files: files})
+}
+
+// waitForClients waits until all clients have ended, and well.
+func waitForClients(t *testing.T, d *Demo) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	defer cancel()
+	for _, s := range d.services {
+		if !s.isClient() {
+			continue
+		}
+		if status, err := d.Wait(ctx, s.Name); err != nil || status != 0 {
+			t.Fatalf("%s ended with %d, %v", s.Name, status, err)
+		}
+	}
+}
+
+func runRecipe(t *testing.T, recipe string) {
+	want := recipeTraces(t, recipe)
+	start := time.Now()
+	d, log := startRecipe(t, recipe)
+	if recipe == "old-formats" {
+		sendOldSpan(t, address(t, d, "server", 8080), address(t, d, "otel-agent", 9411))
+	}
+	waitForClients(t, d)
+
+	var own []string // traces that the check has made
+	match := func() error {
+		var others []*backend.Trace
+		for _, trace := range d.Jaeger().Traces() {
+			if !slices.Contains(own, trace.ID) {
+				others = append(others, trace)
+			}
+		}
+		return backend.Match(want, others)
+	}
+	untilNil(t, match)
+	t.Logf("the traces were there after %v", time.Since(start).Round(100*time.Millisecond))
+	if check := recipeChecks[recipe]; check != nil {
+		own = check(t, d, log)
+	}
+
+	select {
+	case err := <-d.Failed():
+		t.Error(err)
+	default:
+	}
+	// Stopping sends on what is still under way somewhere. So nothing else comes after this.
+	if err := d.Stop(); err != nil {
+		t.Error(err)
+	}
+	if err := match(); err != nil {
+		t.Errorf("something else came: %v", err)
+	}
+	for line := range strings.Lines(log.String()) {
+		// An agent that was killed warns, as it should.
+		if strings.HasPrefix(line, "otel-") && recipe != "durable-agent" &&
+			(strings.Contains(line, "\twarn\t") || strings.Contains(line, "\terror\t")) {
+			t.Errorf("a collector warns: %s", line)
+		}
+	}
+}
+
+// ask sends the server a request, and returns the id of its trace.
+func ask(server string, header http.Header) (string, error) {
+	request, err := http.NewRequest(http.MethodGet, "http://"+server+"/hello", nil)
+	if err != nil {
+		return "", err
+	}
+	request.Header = header
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return "", err
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("the server answered %s", response.Status)
+	}
+	return response.Header.Get("Trace-Id"), nil
+}
+
+// The trace that a request continues, in both formats.
+const (
+	sentID = "4bf92f3577b34da6a3ce929d0e0e4736"
+	asW3C  = "00-" + sentID + "-00f067aa0ba902b7-01"
+	asB3   = sentID + "-00f067aa0ba902b7-1"
+)
+
+// onTheWire listens on the channel as `redis-cli subscribe work` does, sends the server a request with these headers,
+// and returns the headers of the message that it publishes.
+func onTheWire(t *testing.T, d *Demo, header http.Header) map[string]string {
+	t.Helper()
+	conn, err := net.Dial("tcp", address(t, d, "redis", 6379))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(conn)
+	fmt.Fprint(conn, "*2\r\n$9\r\nSUBSCRIBE\r\n$4\r\nwork\r\n")
+	for lines.Scan() && lines.Text() != ":1" {
+	}
+	if _, err := ask(address(t, d, "server", 8080), header); err != nil {
+		t.Fatal(err)
+	}
+	for lines.Scan() {
+		if !strings.HasPrefix(lines.Text(), "{") {
+			continue
+		}
+		var message struct{ Headers map[string]string }
+		if err := json.Unmarshal(lines.Bytes(), &message); err != nil {
+			t.Fatal(err)
+		}
+		return message.Headers
+	}
+	t.Fatalf("no message came: %v", lines.Err())
+	return nil
+}
+
+// A B3 header that comes in goes out in the message, and no other format does.
+func checkB3(t *testing.T, d *Demo, _ *safeBuffer) []string {
+	headers := onTheWire(t, d, http.Header{"B3": {asB3}, "Baggage": {"username=jo"}})
+	if !strings.HasPrefix(headers["b3"], sentID+"-") || headers["baggage"] != "username=jo" || len(headers) != 2 {
+		t.Errorf("the message's headers are %v, want b3 with the trace id, baggage, and nothing else", headers)
+	}
+	return []string{sentID}
+}
+
+// Whichever format comes in, both go out.
+func checkBothFormats(t *testing.T, d *Demo, _ *safeBuffer) []string {
+	for _, header := range []http.Header{{"B3": {asB3}}, {"Traceparent": {asW3C}}} {
+		headers := onTheWire(t, d, header)
+		if !strings.HasPrefix(headers["b3"], sentID+"-") || !strings.HasPrefix(headers["traceparent"], "00-"+sentID+"-") {
+			t.Errorf("with %v the message's headers are %v, want the trace id in b3 and traceparent", header, headers)
+		}
+	}
+	return []string{sentID}
+}
+
+// The server and the worker do what the request's headers say.
+func checkDecisionTravels(t *testing.T, d *Demo, _ *safeBuffer) []string {
+	dropped := strings.Replace(sentID, "4", "5", 1)
+	flags := onTheWire(t, d, http.Header{"Traceparent": {"00-" + dropped + "-00f067aa0ba902b7-00"}})["traceparent"]
+	if !strings.HasPrefix(flags, "00-"+dropped+"-") || !strings.HasSuffix(flags, "-00") {
+		t.Errorf("the message of a trace that isn't recorded has the header traceparent: %s", flags)
+	}
+	onTheWire(t, d, http.Header{"Traceparent": {asW3C}})
+	eventually(t, "the trace that is recorded", func() bool {
+		trace := d.Jaeger().Trace(sentID)
+		return trace != nil && len(trace.Spans) == 5
+	})
+	if d.Jaeger().Trace(dropped) != nil {
+		t.Error("the trace that was not to be recorded is there")
+	}
+	return []string{sentID}
+}
+
+// everything returns all that Jaeger has, as it was sent, times and ids too.
+func everything(t *testing.T, d *Demo) string {
+	t.Helper()
+	var all strings.Builder
+	for _, store := range d.stores() {
+		for _, trace := range store.Traces() {
+			for _, span := range trace.Spans {
+				fmt.Fprintf(&all, "%+v\n", *span)
+			}
+		}
+	}
+	return all.String()
+}
+
+func checkRedacted(t *testing.T, d *Demo, _ *safeBuffer) []string {
+	all := everything(t, d)
+	for _, private := range []string{"donuts", "s3cr3t", "{body hello, world}"} {
+		if strings.Contains(all, private) {
+			t.Errorf("%q has got through:\n%s", private, all)
+		}
+	}
+	if !strings.Contains(all, "/hello?****") {
+		t.Errorf("the URL without its token is missing:\n%s", all)
+	}
+	return nil
+}
+
+func checkAllowed(t *testing.T, d *Demo, _ *safeBuffer) []string {
+	all := everything(t, d)
+	for _, private := range []string{"donuts", "s3cr3t", "hello, world", "url.full", "username"} {
+		if strings.Contains(all, private) {
+			t.Errorf("%q has got through:\n%s", private, all)
+		}
+	}
+	return nil
+}
+
+func checkNothingIsLost(t *testing.T, d *Demo, log *safeBuffer) []string {
+	return agentOutage{
+		server:        address(t, d, "server", 8080),
+		stopCollector: func() error { return d.StopService("otel-collector") },
+		killAgent:     func() error { return d.Kill("otel-agent") },
+		start: func() error {
+			return errors.Join(d.StartService(t.Context(), "otel-agent"), d.StartService(t.Context(), "otel-collector"))
+		},
+		log:    log.String,
+		traces: func() ([]*backend.Trace, error) { return d.Jaeger().Traces(), nil },
+	}.losesNothing(t)
+}
+
+// agentOutage is how to make one, in the runner or on a real engine.
+type agentOutage struct {
+	server                          string
+	stopCollector, killAgent, start func() error
+	log                             func() string
+	traces                          func() ([]*backend.Trace, error)
+}
+
+// losesNothing kills the agent hard under load, while the collector is away, so that its queue is all that it has. It
+// returns the ids of the traces.
+func (o agentOutage) losesNothing(t *testing.T) []string {
+	t.Helper()
+	if err := o.stopCollector(); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var ids []string
+	answered := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(ids)
+	}
+	enough := make(chan struct{})
+	var load sync.WaitGroup
+	for range 4 {
+		load.Go(func() {
+			for !isClosed(enough) {
+				id, err := ask(o.server, http.Header{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				ids = append(ids, id)
+				mu.Unlock()
+			}
+		})
+	}
+	stopLoad := sync.OnceFunc(func() { close(enough); load.Wait() })
+	defer stopLoad()
+
+	eventually(t, "a batch that the agent has taken and can't send", func() bool {
+		return answered() > 20 && strings.Contains(o.log(), "Exporting failed. Will retry")
+	})
+	if err := o.killAgent(); err != nil {
+		t.Fatal(err)
+	}
+	before := answered()
+	eventually(t, "requests while the agent is away", func() bool { return answered() > before+10 })
+	if err := o.start(); err != nil {
+		t.Fatal(err)
+	}
+	stopLoad()
+
+	untilNil(t, func() error {
+		traces, err := o.traces()
+		if err != nil {
+			return err
+		}
+		spans := map[string]map[string]bool{}
+		for _, trace := range traces {
+			spans[trace.ID] = map[string]bool{}
+			for _, span := range trace.Spans {
+				spans[trace.ID][span.ID] = true // a batch that was being sent comes twice
+			}
+		}
+		for i, id := range ids {
+			if len(spans[id]) != 5 {
+				return fmt.Errorf("request %d of %d: %d spans of 5 have arrived", i+1, len(ids), len(spans[id]))
+			}
+		}
+		return nil
+	})
+	t.Logf("%d requests, %d of them before the agent was killed; nothing is lost", len(ids), before)
+	return ids
+}
+
+// The collector has the numbers; if there is a Prometheus, it has them too, and else the runner says so.
+func checkMetrics(t *testing.T, d *Demo, log *safeBuffer) []string {
+	metrics := "http://" + address(t, d, "otel-collector", 8889) + "/metrics"
+	for _, want := range []string{
+		`traces_span_metrics_calls_total\{.*service_name="worker".*span_name="process work".*\} 100`,
+		`traces_span_metrics_calls_total\{.*span_name="example error".*status_code="STATUS_CODE_ERROR".*\} 1`,
+		`traces_span_metrics_duration_seconds_bucket\{.*service_name="server".*span_name="GET /hello".*le="0.025"\} 0`,
+	} {
+		line := regexp.MustCompile("(?m)^" + want + "$")
+		untilNil(t, func() error {
+			body, err := fetch(metrics)
+			if err == nil && !line.Match(body) {
+				err = fmt.Errorf("%s has no line %s:\n%s", metrics, want, body)
+			}
+			return err
+		})
+	}
+	if _, err := exec.LookPath("prometheus"); err != nil {
+		if !strings.Contains(log.String(), "prometheus is left out") || !strings.Contains(log.String(), metrics) {
+			t.Errorf("the runner does not say that prometheus is left out, and that the metrics are at %s", metrics)
+		}
+		return nil
+	}
+	prometheusHas(t, address(t, d, "prometheus", 9090))
+	return nil
+}
+
+// prometheusHas waits until a Prometheus has the numbers.
+func prometheusHas(t *testing.T, prometheus string) {
+	t.Helper()
+	query := "http://" + prometheus + "/api/v1/query?" + url.Values{
+		"query": {`sum by (service_name)(traces_span_metrics_calls_total{span_name="process work"})`},
+	}.Encode()
+	untilNil(t, func() error {
+		body, err := fetch(query)
+		if err == nil && !bytes.Contains(body, []byte(`"100"`)) {
+			err = fmt.Errorf("%s: %s", query, body)
+		}
+		return err
+	})
+}
+
+// sendOldSpan does what the README of old-formats says that curl does.
+func sendOldSpan(t *testing.T, server, agent string) {
+	t.Helper()
+	readme := recipeText(t, "old-formats", "README.md")
+	find := func(pattern string) []string {
+		found := regexp.MustCompile(pattern).FindStringSubmatch(readme)
+		if found == nil {
+			t.Fatalf("the README has no command like %s", pattern)
+		}
+		return found
+	}
+	header := find(`curl -H 'b3: ([^']+)' localhost:8080/hello\n`)
+	change := find(`sed "s/(\d+)/\$now/" recipes/old-formats/(\S+) \|`)
+	post := find(`curl --data-binary @- -H 'Content-Type: ([^']+)' localhost:9412(/\S+)\n`)
+
+	now := fmt.Sprint(time.Now().Unix(), "000000")
+	eventually(t, "the server", func() bool {
+		_, err := ask(server, http.Header{"B3": {header[1]}})
+		return err == nil
+	})
+	old := recipeText(t, "old-formats", change[2])
+	if strings.Count(old, change[1]) != 1 {
+		t.Fatalf("%s should have the number %s once", change[2], change[1])
+	}
+	old = strings.Replace(old, change[1], now, 1)
+	response, err := http.Post("http://"+agent+post[2], post[1], strings.NewReader(old))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusAccepted {
+		t.Errorf("the agent answered %s", response.Status)
+	}
+}
+
+// With links in place of parents, the worker's spans are traces of their own, and the samplers know nothing of the
+// slow traces that they belong to.
+func checkTailSamplingWithLinks(t *testing.T) {
+	d, _ := startRecipe(t, "tail-sampling", "link")
+	waitForClients(t, d)
+	if err := d.Stop(); err != nil { // what the samplers have not decided on yet, they decide now
+		t.Error(err)
+	}
+	slow, linked := 0, 0
+	for _, trace := range d.Jaeger().Traces() {
+		services := trace.Services()
+		if slices.Contains(services, "slow-client") && slices.Contains(services, "server") {
+			slow++
+			if slices.Contains(services, "worker") {
+				t.Error("a slow trace has the worker's span in it")
+			}
+		} else if slices.Contains(services, "worker") {
+			linked++
+		}
+	}
+	// Of 103 traces of the worker, 5 % are kept: more than 25 is less likely than 1 in 10 million.
+	if slow != 3 || linked > 25 {
+		t.Errorf("%d slow traces and %d of the worker were kept, want 3, and 5 %% of 103", slow, linked)
+	}
+	t.Logf("%d slow traces, and %d of 103 of the worker's", slow, linked)
+}
+
+// The same on a real engine, with the real backends.
+func TestRecipesOnEngine(t *testing.T) {
+	needsEngine(t)
+	for _, recipe := range recipes(projectRoot(t)) {
+		if recipe == backendsElsewhere {
+			continue
+		}
+		t.Run(recipe, func(t *testing.T) {
+			file, err := recipeFile(projectRoot(t), recipe)
+			if err != nil {
+				t.Fatal(err)
+			}
+			run := onEngine(t, composeFile, file)
+			start := time.Now()
+			if run(t.Context(), "up", "--detach"); t.Failed() {
+				return
+			}
+			if recipe == "old-formats" {
+				sendOldSpan(t, "127.0.0.1:8080", "127.0.0.1:9412")
+			}
+			match := func() error {
+				traces, err := jaegerTraces(start)
+				if err == nil {
+					err = backend.Match(recipeTraces(t, recipe), traces)
+				}
+				return err
+			}
+			untilNil(t, match)
+			t.Logf("the traces were there after %v", time.Since(start).Round(100*time.Millisecond))
+			switch recipe {
+			case "durable-agent":
+				command := func(args ...string) func() error {
+					return func() error { run(t.Context(), args...); return nil } // it reports its errors itself
+				}
+				agentOutage{
+					server:        "127.0.0.1:8080",
+					stopCollector: command("stop", "otel-collector"),
+					killAgent:     command("kill", "otel-agent"),
+					start:         command("start", "otel-agent", "otel-collector"),
+					log:           func() string { return run(t.Context(), "logs", "--no-color", "otel-agent") },
+					traces:        func() ([]*backend.Trace, error) { return jaegerTraces(start) },
+				}.losesNothing(t)
+				return
+			case "span-metrics":
+				prometheusHas(t, "127.0.0.1:9090")
+			}
+			time.Sleep(2 * settled) // for what else may come
+			if err := match(); err != nil {
+				t.Errorf("something else came: %v", err)
+			}
+		})
+	}
+}
+
+// The YAML for other backends is right as far as the collector in here knows their exporters; of the others it knows
+// all but the exporter itself.
+func TestSwapBackend(t *testing.T) {
+	t.Parallel()
+	root := projectRoot(t)
+	files, err := filepath.Glob(filepath.Join(root, "recipes", backendsElsewhere, "*.yaml"))
+	if err != nil || len(files) < 4 {
+		t.Fatalf("%d files, %v; want 4", len(files), err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
+		cmd := exec.Command(os.Args[0], collectorName, "validate",
+			"--config="+filepath.Join(root, "otel-collector-config.yaml"), "--config="+file)
+		cmd.Env = append(os.Environ(), "BACKEND_ENDPOINT=https://otlp.example.com", "BACKEND_KEY=key",
+			"GOOGLE_CLOUD_PROJECT=project")
+		out, err := cmd.CombinedOutput()
+		if name == "otlp" || name == "googlecloud" {
+			if err != nil {
+				t.Errorf("%s: %v\n%s", name, err, out)
+			}
+			continue
+		}
+		// One line for each component that is missing, and no other complaint.
+		complaints := regexp.MustCompile(`(?m)^'.*$`).FindAllString(string(out), -1)
+		if err == nil || len(complaints) == 0 {
+			t.Errorf("%s: it is valid, though this collector lacks the exporter: %s", name, out)
+		}
+		for _, complaint := range complaints {
+			if !strings.Contains(complaint, fmt.Sprintf("unknown type: %q", name)) {
+				t.Errorf("%s: %s", name, complaint)
+			}
+		}
+	}
+}

@@ -1,0 +1,146 @@
+//go:build unix
+
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// realRedis is a redis-server of the test's own. Its clients need the password.
+type realRedis struct {
+	t       *testing.T
+	address string
+	cmd     *exec.Cmd
+}
+
+const redisPassword = "sesame"
+
+// startRedis starts one. Without the program the test is skipped, unless REQUIRE_REDIS is set, as .ci/run does.
+func startRedis(t *testing.T) *realRedis {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		if os.Getenv("REQUIRE_REDIS") != "" {
+			t.Fatal("REQUIRE_REDIS is set, and there is no redis-server (Debian: apt-get install redis-server)")
+		}
+		t.Skip("needs a real Redis: there is no redis-server (Debian: apt-get install redis-server)")
+	}
+	address, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &realRedis{t: t, address: address}
+	r.start()
+	t.Cleanup(func() { r.end(syscall.SIGKILL) })
+	return r
+}
+
+func (r *realRedis) start() {
+	r.t.Helper()
+	host, number := hostAndPort(r.address)
+	r.cmd = exec.Command("redis-server", "--bind", host, "--port", number, "--save", "", "--requirepass", redisPassword)
+	r.cmd.Dir = r.t.TempDir()
+	confine(r.cmd)
+	if err := r.cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	eventually(r.t, "Redis", func() bool {
+		connection, err := net.Dial("tcp", r.address)
+		if err == nil {
+			_ = connection.Close() // it was only a question
+		}
+		return err == nil
+	})
+}
+
+func (r *realRedis) signal(signal syscall.Signal) {
+	r.t.Helper()
+	if err := r.cmd.Process.Signal(signal); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *realRedis) end(signal syscall.Signal) {
+	if r.cmd.ProcessState == nil {
+		_ = r.cmd.Process.Signal(signal) // it may have ended
+		_ = r.cmd.Wait()                 // likewise
+	}
+}
+
+func TestRedisRestarts(t *testing.T) {
+	for name, fault := range map[string]struct{ away, back func(r *realRedis) }{
+		"stopped":       {func(r *realRedis) { r.end(syscall.SIGTERM) }, (*realRedis).start},
+		"killed":        {func(r *realRedis) { r.end(syscall.SIGKILL) }, (*realRedis).start},
+		"not answering": {func(r *realRedis) { r.signal(syscall.SIGSTOP) }, func(r *realRedis) { r.signal(syscall.SIGCONT) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := startRedis(t)
+			d, log := startDemoOn(t, fmt.Sprintf("redis://:%s@%s/0", redisPassword, r.address), noClient)
+			isWell(t, d)
+			hello := "http://" + address(t, d, "server", 8080) + "/hello"
+			health := strings.Replace(hello, "/hello", "/healthz", 1)
+			if got := getURL(hello); got.status != http.StatusOK {
+				t.Fatalf("got %+v", got)
+			}
+
+			fault.away(r)
+			slowest := time.Duration(0)
+			for range 2 {
+				for _, url := range []string{hello, health} {
+					got := getURL(url)
+					slowest = max(slowest, got.took)
+					if got.status != http.StatusServiceUnavailable || got.took > 2*time.Second {
+						t.Errorf("%s without Redis: got %d %q after %v, want 503 within 2 s", url, got.status, got.body, got.took)
+					}
+				}
+			}
+
+			fault.back(r)
+			start := time.Now()
+			for getURL(health).status != http.StatusOK && time.Since(start) < 30*time.Second {
+				time.Sleep(20 * time.Millisecond)
+			}
+			back := time.Since(start)
+			if back > 5*time.Second {
+				t.Errorf("well again after %v, want 5 s at most", back)
+			}
+			processed := strings.Count(log.String(), "msg=processed")
+			if got := getURL(hello); got.status != http.StatusOK {
+				t.Errorf("got %+v", got)
+			}
+			eventually(t, "the worker to process", func() bool { return strings.Count(log.String(), "msg=processed") > processed })
+			t.Logf("measured: Redis %s: 503 after %v at most, both programs back after %v", name,
+				slowest.Round(time.Millisecond), back.Round(time.Millisecond))
+
+			// The password has been used for each connection, and is nowhere.
+			if err := d.Stop(); err != nil {
+				t.Error(err)
+			}
+			if strings.Contains(log.String(), redisPassword) {
+				t.Error("the password is in the log")
+			}
+			spans := 0
+			for _, store := range d.stores() {
+				for _, trace := range store.Traces() {
+					for _, span := range trace.Spans {
+						spans++
+						if strings.Contains(fmt.Sprintf("%+v", span), redisPassword) {
+							t.Errorf("the password is on the span %s", span.Name)
+						}
+					}
+				}
+			}
+			if spans == 0 {
+				t.Error("no span has arrived")
+			}
+		})
+	}
+}

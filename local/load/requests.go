@@ -1,0 +1,100 @@
+package load
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	vegeta "github.com/tsenart/vegeta/v12/lib"
+)
+
+// requests are sent at a fixed rate, whether the ones before are answered or not. Each is a trace of its own, whose id is
+// known here before the request is sent.
+type requests struct {
+	attacker *vegeta.Attacker
+	done     chan struct{} // closed when all requests have ended
+	began    time.Time
+	interval time.Duration
+
+	mu      sync.Mutex
+	sent    map[string]bool // trace ids
+	results []*vegeta.Result
+}
+
+// limited is a fixed rate that ends after so many requests, or 10 s after it should have sent them.
+type limited struct {
+	vegeta.ConstantPacer
+	requests uint64
+	duration time.Duration
+}
+
+func (l limited) Pace(elapsed time.Duration, sent uint64) (wait time.Duration, stop bool) {
+	if l.duration > 0 && (sent >= l.requests || elapsed > l.duration+10*time.Second) {
+		return 0, true
+	}
+	return l.ConstantPacer.Pace(elapsed, sent)
+}
+
+// startRequests starts to send requests to a server, until stop or for a time that is not 0. A thousand at most wait for
+// their answers at once.
+func startRequests(serverAddress string, perSecond int, duration time.Duration, baggage string, options ...func(*vegeta.Attacker)) *requests {
+	r := &requests{
+		attacker: vegeta.NewAttacker(append(options, vegeta.Timeout(10*time.Second), vegeta.MaxWorkers(1000))...),
+		done:     make(chan struct{}),
+		began:    time.Now(),
+		interval: time.Second / time.Duration(perSecond),
+		sent:     map[string]bool{},
+	}
+	target := func(target *vegeta.Target) error {
+		trace := randomHex(16)
+		r.mu.Lock()
+		r.sent[trace] = true
+		r.mu.Unlock()
+		target.Method, target.URL = http.MethodGet, "http://"+serverAddress+"/hello"
+		target.Header = http.Header{"Traceparent": {traceparent(trace)}}
+		if baggage != "" {
+			target.Header.Set("Baggage", baggage)
+		}
+		return nil
+	}
+	go func() {
+		defer close(r.done)
+		pacer := limited{vegeta.Rate{Freq: perSecond, Per: time.Second}, uint64(float64(perSecond) * duration.Seconds()), duration}
+		for result := range r.attacker.Attack(target, pacer, 0, "") {
+			r.mu.Lock()
+			r.results = append(r.results, result)
+			r.mu.Unlock()
+		}
+	}()
+	return r
+}
+
+// late is how long after its intended start a request had ended. The intended start is when the fixed rate would have
+// sent it, though the sender may have been late too: so a stall counts for all who would have come meanwhile.
+func (r *requests) late(result *vegeta.Result) time.Duration {
+	intended := r.began.Add(time.Duration(result.Seq+1) * r.interval)
+	return max(result.Latency, result.Timestamp.Add(result.Latency).Sub(intended))
+}
+
+func randomHex(bytes int) string {
+	id := make([]byte, bytes)
+	_, _ = rand.Read(id) // it never fails
+	return hex.EncodeToString(id)
+}
+
+func traceparent(trace string) string { return "00-" + trace + "-" + randomHex(8) + "-01" }
+
+// stop sends no more, and waits until each request has its answer or has failed.
+func (r *requests) stop() {
+	r.attacker.Stop()
+	<-r.done
+}
+
+func (r *requests) ended() []*vegeta.Result {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.results)
+}

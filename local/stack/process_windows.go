@@ -1,0 +1,20 @@
+package stack
+
+import (
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/windows"
+)
+
+// confine puts a process into a group of its own, so that Ctrl+C on the terminal reaches the runner alone, which then
+// stops all in order. When the runner is killed hard, its processes live on: only Linux can end them with it.
+func confine(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: windows.CREATE_NEW_PROCESS_GROUP}
+}
+
+// terminate sends what Windows has in place of SIGTERM for a process group. Go programs see it as an interrupt.
+func terminate(p *os.Process) error {
+	return windows.GenerateConsoleCtrlEvent(windows.CTRL_BREAK_EVENT, uint32(p.Pid))
+}

@@ -1,0 +1,199 @@
+package trace
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
+)
+
+// KeptTraces is how many traces a store keeps; a new one beyond it pushes out the oldest.
+const KeptTraces = 10_000
+
+// Trace is all spans that came with one trace id, in the order in which they came. It never changes: when more spans
+// come, the store makes a new Trace.
+type Trace struct {
+	ID    string // 32 lower-case hex digits
+	Spans []*Span
+
+	otlp []ptrace.Traces // what came, for Jaeger's API; each holds spans of this trace only
+}
+
+// Span is one span, whichever format it came in.
+type Span struct {
+	TraceID    string // 32 lower-case hex digits
+	ID         string // 16 lower-case hex digits
+	ParentID   string // empty in a root
+	Service    string
+	Name       string
+	Kind       string // internal, server, client, producer, consumer; empty if the span names none
+	Start, End time.Time
+	Attributes []Attribute
+	Events     []Event
+	Links      []Link
+	Status     Status
+	Resource   []Attribute // Zipkin has no resource: there it is the span's endpoints
+	Scope      string      // the instrumentation that made the span, with its version
+
+	zipkin *zipkinSpan // what came, for Zipkin's API
+}
+
+// Attribute is one attribute, its value as text.
+type Attribute struct{ Key, Value string }
+
+// Event is something that happened during a span.
+type Event struct {
+	Time       time.Time
+	Name       string
+	Attributes []Attribute
+}
+
+// Link names a span, of this trace or another, that a span has to do with.
+type Link struct {
+	TraceID, SpanID string
+	Attributes      []Attribute
+}
+
+// Status is what a span says of its outcome.
+type Status struct {
+	Code    string // unset, ok or error
+	Message string
+}
+
+// Failed says whether the span's status is an error.
+func (s *Span) Failed() bool { return s.Status.Code == "error" }
+
+// Duration is zero for a span that ends before it starts.
+func (s *Span) Duration() time.Duration { return max(0, s.End.Sub(s.Start)) }
+
+// Attribute returns the attribute's value, or "".
+func (s *Span) Attribute(key string) string {
+	for _, a := range s.Attributes {
+		if a.Key == key {
+			return a.Value
+		}
+	}
+	return ""
+}
+
+// Start is the earliest start of a span.
+func (t *Trace) Start() time.Time {
+	return slices.MinFunc(t.Spans, func(a, b *Span) int { return a.Start.Compare(b.Start) }).Start
+}
+
+// End is the latest end of a span, and not before Start.
+func (t *Trace) End() time.Time {
+	end := slices.MaxFunc(t.Spans, func(a, b *Span) int { return a.End.Compare(b.End) }).End
+	if start := t.Start(); end.Before(start) {
+		return start
+	}
+	return end
+}
+
+// Duration is the time from the first start to the last end.
+func (t *Trace) Duration() time.Duration { return t.End().Sub(t.Start()) }
+
+// Failed says whether a span of the trace failed.
+func (t *Trace) Failed() bool { return slices.ContainsFunc(t.Spans, (*Span).Failed) }
+
+// Services returns the names of the services that have a span in the trace, in the order of their first spans' starts.
+func (t *Trace) Services() []string {
+	spans := slices.SortedStableFunc(slices.Values(t.Spans), func(a, b *Span) int { return a.Start.Compare(b.Start) })
+	var names []string
+	for _, s := range spans {
+		if !slices.Contains(names, s.Service) {
+			names = append(names, s.Service)
+		}
+	}
+	return names
+}
+
+// Store keeps the newest traces and counts all spans. Its methods may be called from any goroutine.
+type Store struct {
+	mu      sync.Mutex
+	traces  map[string]*Trace
+	order   []string // trace ids, oldest first
+	spans   int
+	changed chan struct{}
+	divert  func(parts []*Trace)
+}
+
+func newStore() *Store {
+	return &Store{traces: map[string]*Trace{}, changed: make(chan struct{})}
+}
+
+// Traces returns the traces that are kept, in the order in which their first spans came.
+func (s *Store) Traces() []*Trace {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	traces := make([]*Trace, 0, len(s.order))
+	for _, id := range s.order {
+		traces = append(traces, s.traces[id])
+	}
+	return traces
+}
+
+// Trace returns the trace with this id of 32 lower-case hex digits, or nil.
+func (s *Store) Trace(id string) *Trace {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.traces[id]
+}
+
+// Spans returns how many spans ever came, those of traces that are no longer kept too.
+func (s *Store) Spans() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.spans
+}
+
+// Changed returns a channel that is closed when the next spans come. Get it before you look at the store, so that you
+// miss none that come while you look.
+func (s *Store) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
+// Divert makes the store hand what comes to take, and keep none of it: under load that is too much. Each part is a trace
+// of which only the spans are there that came just now.
+func (s *Store) Divert(take func(parts []*Trace)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.divert = take
+}
+
+// add takes traces of which only the given spans are new.
+func (s *Store) add(parts []*Trace) {
+	if len(parts) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.divert != nil {
+		s.divert(parts)
+		return
+	}
+	for _, part := range parts {
+		s.spans += len(part.Spans)
+		old, ok := s.traces[part.ID]
+		if !ok {
+			s.traces[part.ID] = part
+			s.order = append(s.order, part.ID)
+			continue
+		}
+		// Who holds the old trace sees no more of a grown array than before, so that it can be shared.
+		s.traces[part.ID] = &Trace{
+			ID:    part.ID,
+			Spans: append(old.Spans, part.Spans...),
+			otlp:  append(old.otlp, part.otlp...),
+		}
+	}
+	for len(s.order) > KeptTraces {
+		delete(s.traces, s.order[0])
+		s.order = s.order[1:]
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}

@@ -1,0 +1,75 @@
+package viewer
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// JaegerHandler serves what Jaeger has on port 16686: pages for people, and the API below /api/v3/.
+func (b *Backend) JaegerHandler() http.Handler {
+	mux := http.NewServeMux()
+	b.jaegerAPI(mux)
+	b.jaegerPages(mux)
+	return guard(mux)
+}
+
+// ZipkinHandler serves what Zipkin has on port 9411: pages for people, and the API below /api/v2/.
+func (b *Backend) ZipkinHandler() http.Handler {
+	mux := http.NewServeMux()
+	b.zipkinAPI(mux)
+	b.zipkinPages(mux)
+	return guard(mux)
+}
+
+// Server serves one of the handlers with the timeouts that a server on any port should have.
+func Server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    64 << 10,
+	}
+}
+
+// guard keeps web pages of others out. One whose name resolves to 127.0.0.1 could otherwise read the traces (DNS
+// rebinding); one of any name could post spans.
+func guard(mux *http.ServeMux) http.Handler {
+	mux.HandleFunc("/", http.NotFound)
+	sameOrigin := http.NewCrossOriginProtection().Handler(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		if !slices.Contains([]string{"localhost", "127.0.0.1", "::1", "[::1]"}, strings.ToLower(host)) {
+			http.Error(w, "this server answers to localhost, 127.0.0.1 and [::1] only", http.StatusForbidden)
+			return
+		}
+		header := w.Header()
+		header.Set("Content-Security-Policy",
+			"default-src 'none'; style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Referrer-Policy", "no-referrer")
+		sameOrigin.ServeHTTP(w, r)
+	})
+}
+
+func answerJSON(w http.ResponseWriter, contentType string, value any) {
+	w.Header().Set("Content-Type", contentType)
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(value) // an error here is a reader who left
+}
+
+func answerText(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text)
+}

@@ -1,0 +1,268 @@
+package viewer
+
+import (
+	"bytes"
+	"cmp"
+	"embed"
+	"html/template"
+	"maps"
+	"math"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+//go:embed web
+var web embed.FS
+
+var pages = template.Must(template.New("").Funcs(template.FuncMap{
+	"duration": duration,
+	"short":    short,
+	"color":    colorOf,
+}).ParseFS(web, "web/*.html"))
+
+// How much a page shows at most.
+const (
+	listedTraces = 100
+	shownSpans   = 1000
+)
+
+// site is one of the two sets of pages: they differ in the spans that they show, and in their addresses.
+type site struct {
+	store      *Store
+	For        string // whom the demo has this instead of
+	Format     string
+	Home       string // the address of the list
+	Below      string // what a trace's address begins with
+	Attributes string // what the format calls these
+	Events     string
+	Resource   string
+}
+
+func (b *Backend) jaegerPages(mux *http.ServeMux) {
+	s := site{b.jaeger, "Jaeger", "OTLP", "/", "/trace/", "Attributes", "Events", "Process"}
+	mux.HandleFunc("GET /{$}", s.list)
+	mux.HandleFunc("GET /search", s.list) // Jaeger's own address of its list
+	mux.HandleFunc("GET /trace/{id}", s.trace)
+	mux.HandleFunc("GET /style.css", style)
+}
+
+func (b *Backend) zipkinPages(mux *http.ServeMux) {
+	s := site{b.zipkin, "Zipkin", "Zipkin’s format", "/zipkin/", "/zipkin/traces/", "Tags", "Annotations", "Endpoints"}
+	mux.Handle("GET /{$}", http.RedirectHandler(s.Home, http.StatusFound)) // as Zipkin does
+	mux.HandleFunc("GET /zipkin/{$}", s.list)
+	mux.HandleFunc("GET /zipkin/traces/{id}", s.trace)
+	mux.HandleFunc("GET /style.css", style)
+}
+
+func style(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-cache")
+	http.ServeFileFS(w, r, web, "web/style.css")
+}
+
+func answerPage(w http.ResponseWriter, status int, name string, data any) {
+	var page bytes.Buffer
+	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(page.Bytes())
+}
+
+// listPage is what list.html shows.
+type listPage struct {
+	site
+	Service, MinDuration string
+	ErrorsOnly, Paused   bool
+	Bad                  string // what is wrong with the filter
+	Services             []string
+	Traces               []listedTrace
+	Matching, Kept       int
+	Spans                int
+	Toggle               string // the address of this list with updates paused, or going on
+}
+
+type listedTrace struct {
+	*Trace
+	Root   *Span
+	Errors int
+	Share  float64 // of the longest trace shown, in percent
+	Per    []serviceSpans
+}
+
+type serviceSpans struct {
+	Service string
+	Spans   int
+}
+
+func (s site) list(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	page := listPage{
+		site:        s,
+		Service:     query.Get("service"),
+		MinDuration: strings.TrimSpace(query.Get("min")),
+		ErrorsOnly:  query.Has("errors"),
+		Paused:      query.Has("paused"),
+		Spans:       s.store.Spans(),
+	}
+	least, err := time.ParseDuration(cmp.Or(page.MinDuration, "0"))
+	status := http.StatusOK
+	if err != nil || least < 0 {
+		status, page.Bad = http.StatusBadRequest, "The minimum duration must be like 100ms or 1.5s."
+	}
+	toggled := url.Values{}
+	for key, value := range query {
+		toggled[key] = value
+	}
+	if page.Paused {
+		toggled.Del("paused")
+	} else {
+		toggled.Set("paused", "1")
+	}
+	page.Toggle = s.Home + "?" + toggled.Encode()
+
+	all := s.store.Traces()
+	page.Kept = len(all)
+	var matching []*Trace
+	for _, t := range all {
+		services := t.Services()
+		page.Services = append(page.Services, services...)
+		if (page.Service == "" || slices.Contains(services, page.Service)) &&
+			(!page.ErrorsOnly || t.Failed()) && t.Duration() >= least && page.Bad == "" {
+			matching = append(matching, t)
+		}
+	}
+	slices.Sort(page.Services)
+	page.Services = slices.Compact(page.Services)
+	slices.SortStableFunc(matching, func(a, b *Trace) int { return b.Start().Compare(a.Start()) })
+	page.Matching = len(matching)
+	longest := time.Duration(1)
+	for _, t := range matching[:min(len(matching), listedTraces)] {
+		longest = max(longest, t.Duration())
+		listed := listedTrace{Trace: t, Root: t.tree()[0].Span}
+		for _, service := range t.Services() {
+			listed.Per = append(listed.Per, serviceSpans{Service: service})
+		}
+		for _, span := range t.Spans {
+			listed.Per[slices.IndexFunc(listed.Per, func(p serviceSpans) bool { return p.Service == span.Service })].Spans++
+			if span.Failed() {
+				listed.Errors++
+			}
+		}
+		page.Traces = append(page.Traces, listed)
+	}
+	for i := range page.Traces {
+		page.Traces[i].Share = percent(float64(page.Traces[i].Duration()) / float64(longest))
+	}
+	answerPage(w, status, "list.html", page)
+}
+
+// tracePage is what trace.html shows.
+type tracePage struct {
+	site
+	*Trace
+	Root     *Span
+	Per      []string
+	Missing  string
+	Ticks    []tick
+	Tree     []*spanView
+	Hidden   int // spans that are too many for a page
+	NotFound string
+}
+
+type tick struct {
+	At   float64 // percent
+	Time time.Duration
+}
+
+// spanView is a span in the waterfall.
+type spanView struct {
+	*Span
+	Site          site
+	Depth         int
+	At, Length    float64 // percent of the trace
+	Offset        time.Duration
+	Events        []eventView
+	Links         []linkView
+	Children      []*spanView
+	ChildrenTotal int
+}
+
+type eventView struct {
+	Event
+	Offset time.Duration // since the span's start
+}
+
+type linkView struct {
+	Link
+	Name  string // of the span that is linked to, if it is here
+	Other bool   // it is of another trace
+}
+
+func (s site) trace(w http.ResponseWriter, r *http.Request) {
+	id, err := jaegerTraceID(r.PathValue("id"))
+	if err != nil {
+		answerPage(w, http.StatusBadRequest, "trace.html", tracePage{site: s, NotFound: "This is no trace id: a trace id is up to 32 hexadecimal digits."})
+		return
+	}
+	t := s.store.Trace(id)
+	if t == nil {
+		answerPage(w, http.StatusNotFound, "trace.html", tracePage{site: s, NotFound: "There is no such trace here, or no longer."})
+		return
+	}
+	tree := t.tree()
+	page := tracePage{site: s, Trace: t, Root: tree[0].Span, Per: t.Services(), Missing: Missing(s.store.Traces())[t.ID]}
+	for i := range 5 {
+		page.Ticks = append(page.Ticks, tick{float64(25 * i), t.Duration() * time.Duration(i) / 4})
+	}
+
+	linked := map[string]*Trace{}
+	for _, span := range t.Spans {
+		for _, l := range span.Links {
+			if to := s.store.Trace(l.TraceID); to != nil {
+				linked[l.TraceID] = to
+			}
+		}
+	}
+	spans := index(slices.Collect(maps.Values(linked)))
+	start, total, left := t.Start(), t.Duration(), shownSpans
+	var view func(nodes []*node) (views []*spanView)
+	view = func(nodes []*node) (views []*spanView) {
+		for _, n := range nodes {
+			if left == 0 {
+				break
+			}
+			left--
+			at, length := share(n.Span, start, total)
+			v := &spanView{
+				Span: n.Span, Site: s, Depth: n.depth, At: percent(at), Length: percent(length), Offset: n.Start.Sub(start),
+			}
+			for _, e := range n.Events {
+				v.Events = append(v.Events, eventView{e, e.Time.Sub(n.Start)})
+			}
+			for _, l := range n.Links {
+				linked := linkView{Link: l, Other: l.TraceID != t.ID}
+				if to := spans[spanKey{l.TraceID, l.SpanID}]; to != nil {
+					linked.Name = to.Service + " " + to.Name
+				}
+				v.Links = append(v.Links, linked)
+			}
+			before := left
+			v.Children = view(n.children)
+			v.ChildrenTotal = before - left
+			views = append(views, v)
+		}
+		return views
+	}
+	page.Tree = view(tree)
+	page.Hidden = max(0, len(t.Spans)-shownSpans)
+	answerPage(w, http.StatusOK, "trace.html", page)
+}
+
+// percent is exact enough for a bar.
+func percent(share float64) float64 { return math.Round(share*1e5) / 1e3 }
