@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/term"
 
+	"otel-demo/local/stack"
 	"otel-demo/local/trace"
 )
 
@@ -49,19 +50,31 @@ func (c *console) line(service, line string) {
 }
 
 // trace writes a trace as a tree.
-func (c *console) trace(t *backend.Trace, note string) {
+func (c *console) trace(t *trace.Trace, note string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	width, _, err := term.GetSize(int(c.stdout.Fd()))
 	if err != nil {
-		width = 0 // no terminal: backend's default
+		width = 0 // no terminal: the default
 	}
 	fmt.Fprintln(c.stdout)
-	if err := backend.WriteTree(c.stdout, t, backend.TreeOptions{Width: width, Color: inColor(c.stdout)}); err != nil {
+	if err := trace.WriteTree(c.stdout, t, trace.TreeOptions{Width: width, Color: inColor(c.stdout)}); err != nil {
 		fmt.Fprintln(c.stderr, "cannot write a trace:", err)
 	}
 	if note != "" {
 		fmt.Fprintln(c.stdout, note)
+	}
+}
+
+// progressLine returns what writes how far the load is: over itself on a terminal, and otherwise every ten seconds.
+func (c *console) progressLine() func(string) {
+	calls := 0
+	return func(text string) {
+		if calls++; term.IsTerminal(int(c.stderr.Fd())) {
+			fmt.Fprintf(c.stderr, "\r\x1b[K%s", text)
+		} else if calls%10 == 0 {
+			c.line("", text)
+		}
 	}
 }
 
@@ -71,13 +84,9 @@ func (c *console) text(text string) {
 	_, _ = io.WriteString(c.stdout, text) // nobody left to tell
 }
 
-// settled is how long a whole trace must stay as it is before it counts as finished. The programs send a batch a second,
-// each at its own time.
-const settled = time.Second
-
 // watch writes each trace of a store once, when it is finished, until stop is closed. Then it writes the others, each
 // with what it still lacks.
-func (c *console) watch(store *backend.Store, stop <-chan struct{}) {
+func (c *console) watch(store *trace.Store, stop <-chan struct{}) {
 	type state struct {
 		spans   int
 		since   time.Time
@@ -87,7 +96,7 @@ func (c *console) watch(store *backend.Store, stop <-chan struct{}) {
 	for last := false; ; {
 		changed := store.Changed()
 		traces := store.Traces()
-		missing := backend.Missing(traces)
+		missing := trace.Missing(traces)
 		var next <-chan time.Time
 		for _, t := range traces {
 			s := seen[t.ID]
@@ -98,7 +107,7 @@ func (c *console) watch(store *backend.Store, stop <-chan struct{}) {
 			if s.spans != len(t.Spans) {
 				s.spans, s.since = len(t.Spans), time.Now()
 			}
-			switch rest := settled - time.Since(s.since); {
+			switch rest := stack.Settled - time.Since(s.since); {
 			case s.written:
 			case last || missing[t.ID] == "" && rest <= 0:
 				note := ""

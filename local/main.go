@@ -7,12 +7,17 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"otel-demo/local/compose"
+	"otel-demo/local/load"
+	"otel-demo/local/stack"
 	"otel-demo/local/trace"
 )
 
@@ -37,20 +42,10 @@ const usage = `Runs the demo of docker-compose.yml without Docker, until Ctrl+C:
 Traces go to standard output, everything else to standard error. REDIS_URL makes it use that Redis.
 `
 
-func main() {
-	if len(os.Args) > 1 && os.Args[1] == collectorName {
-		if err := runCollector(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(Main(os.Args[1:]))
-}
+func main() { os.Exit(status(run(os.Args[1:]))) }
 
-// Main runs the demo and returns the exit status.
-func Main(args []string) int {
-	err := run(args)
+// status returns the exit status for how a run ended, and says why, unless a client has.
+func status(err error) int {
 	if err == nil {
 		return 0
 	}
@@ -94,15 +89,15 @@ type flags struct {
 }
 
 func parseFlags(root string, args []string) (flags, error) {
-	f := flags{files: []string{composeFile}}
+	f := flags{files: []string{compose.File}}
 	set := flag.NewFlagSet("local", flag.ContinueOnError)
-	set.SetOutput(discard{})
+	set.SetOutput(io.Discard)
 	set.Func("f", "", func(file string) error {
 		f.files = append(f.files, file)
 		return nil
 	})
 	set.Func("recipe", "", func(name string) error {
-		file, err := recipeFile(root, name)
+		file, err := compose.RecipeFile(root, name)
 		f.files = append(f.files, file)
 		return err
 	})
@@ -140,12 +135,20 @@ func parseFlags(root string, args []string) (flags, error) {
 	return f, nil
 }
 
-type discard struct{}
-
-func (discard) Write(b []byte) (int, error) { return len(b), nil }
+// parseRates reads the value of -load.
+func (f *flags) parseRates(value string) error {
+	for one := range strings.SplitSeq(value, ",") {
+		rate, err := strconv.Atoi(one)
+		if err != nil || rate < 1 || rate > 100_000 {
+			return fmt.Errorf("%q: want requests a second, from 1 to 100000, such as 200", one)
+		}
+		f.rates = append(f.rates, rate)
+	}
+	return nil
+}
 
 func run(args []string) error {
-	root, err := findRoot()
+	root, err := compose.FindRoot()
 	if err != nil {
 		return err
 	}
@@ -158,69 +161,82 @@ func run(args []string) error {
 		return err
 	}
 
-	if f.collector {
-		return runCollector(strings.Split(collectorAlone, "\n"))
-	}
-	ctx, signals := signalContext()
+	ctx, kill := signalContext()
 	console := newConsole()
-	if f.rates != nil {
-		return loadAndReport(ctx, root, f, console)
+	options := stack.Options{Root: root, Files: f.files, RedisURL: os.Getenv("REDIS_URL"), Line: console.line, Kill: kill}
+	switch {
+	case f.collector:
+		return stack.RunCollector(ctx, root)
+	case f.rates != nil:
+		return runLoad(ctx, f, options, console)
 	}
-	d, err := Start(ctx, Options{Root: root, Files: f.files, RedisURL: os.Getenv("REDIS_URL"), Line: console.line})
+	d, err := stack.Start(ctx, options)
 	if err != nil {
 		return err
 	}
-	// Who presses Ctrl+C again can't wait any longer.
-	go func() {
-		<-ctx.Done()
-		<-signals
-		d.killAll()
-	}()
-
 	stopWatch, watched := make(chan struct{}), make(chan struct{})
+	backends := d.Backends()
 	go func() {
 		defer close(watched)
-		if !f.shape && len(d.stores()) > 0 {
-			console.watch(d.stores()[0], stopWatch)
+		if !f.shape && len(backends) > 0 {
+			console.watch(backends[0].Store, stopWatch)
 		}
 	}()
-	console.line("", d.welcome())
-	err = d.untilDone(ctx, f)
+	console.line("", "all services are started. "+d.Places())
+	err = untilDone(ctx, d, f, console)
 	// Stop first, then look: what was still under way has arrived by then.
 	err = errors.Join(err, d.Stop())
 	close(stopWatch)
 	<-watched
-	if f.shape {
-		console.text(backend.Shape(d.Jaeger().Traces()))
+	if f.shape && len(backends) > 0 {
+		console.text(trace.Shape(backends[0].Traces()))
 	}
 	return err
 }
 
-// signalContext returns a context that SIGINT and SIGTERM end, with the signal as its cause, and a channel for those that
-// follow.
-func signalContext() (context.Context, <-chan os.Signal) {
+// runLoad is what -load does.
+func runLoad(ctx context.Context, f flags, options stack.Options, c *console) error {
+	if options.RedisURL != "" {
+		return errors.New("REDIS_URL: want none with -load, whose two demos would hear each other's messages")
+	}
+	return load.Run(ctx, load.Options{Options: options, Rates: f.rates, Duration: f.duration, Progress: c.progressLine()},
+		func(r load.Report) error {
+			if f.json {
+				return r.WriteJSON(c.stdout)
+			}
+			return r.WriteText(c.stdout)
+		})
+}
+
+// signalContext returns a context that SIGINT and SIGTERM end, with the signal as its cause, and a channel that a second
+// one closes: who presses Ctrl+C again can't wait any longer.
+func signalContext() (context.Context, <-chan struct{}) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 1)
+	signals, kill := make(chan os.Signal, 2), make(chan struct{})
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	go func() { cancel(interrupted{(<-signals).(syscall.Signal)}) }()
-	return ctx, signals
+	go func() {
+		cancel(interrupted{(<-signals).(syscall.Signal)})
+		<-signals
+		close(kill)
+	}()
+	return ctx, kill
 }
 
 // untilDone returns when the demo should stop: with nil when -once has what it waits for.
-func (d *Demo) untilDone(ctx context.Context, f flags) error {
+func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
 	done := make(chan error, 1)
-	go func() { done <- d.clientDone(ctx, f) }()
+	go func() { done <- clientDone(ctx, d, f) }()
 	for {
 		select {
 		case err := <-done:
 			if err != nil || f.once {
 				return err
 			}
-			d.line("", "the client is done; the demo goes on until Ctrl+C. "+d.places())
+			c.line("", "the client is done; the demo goes on until Ctrl+C. "+d.Places())
 			done = nil
 		case err := <-d.Failed():
-			var end *endError
-			if f.once && errors.As(err, &end) && d.service(end.process) != nil && d.service(end.process).isClient() {
+			var end *stack.EndError
+			if f.once && errors.As(err, &end) && end.OfClient {
 				continue // its exit status is the result, and done brings it
 			}
 			return err
@@ -231,59 +247,34 @@ func (d *Demo) untilDone(ctx context.Context, f flags) error {
 }
 
 // clientDone waits for the clients, and with -once for the traces as well.
-func (d *Demo) clientDone(ctx context.Context, f flags) error {
+func clientDone(ctx context.Context, d *stack.Demo, f flags) error {
 	if f.once {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, f.wait, fmt.Errorf("not done after %v (-wait)", f.wait))
 		defer cancel()
 	}
-	status, clients := 0, 0
-	for _, s := range d.services {
-		if !s.isClient() {
-			continue
-		}
-		clients++
-		one, err := d.Wait(ctx, s.Name)
+	status, clients := 0, d.Clients()
+	for _, name := range clients {
+		one, err := d.Wait(ctx, name)
 		if err != nil {
 			return err
 		}
 		status = max(status, one)
 	}
 	switch {
-	case !f.once && clients == 0:
+	case !f.once && len(clients) == 0:
 		<-ctx.Done()
 		return context.Cause(ctx)
 	case !f.once:
 		return nil // if it failed, Failed says so
-	case clients == 0:
+	case len(clients) == 0:
 		return errors.New("-once: there is no client to wait for")
 	}
-	if err := d.progress("waiting for spans", func() error { return d.WaitForTraces(ctx) }); err != nil {
+	if err := d.WaitForTraces(ctx); err != nil {
 		return err
 	}
 	if status != 0 {
 		return clientStatus(status)
 	}
 	return nil
-}
-
-func (d *Demo) welcome() string { return "all services are started. " + d.places() }
-
-// places says where you can look at the demo.
-func (d *Demo) places() string {
-	var places []string
-	for _, s := range d.services {
-		for _, p := range s.Ports {
-			address, err := d.Addr(s.Name, int(p.Target))
-			if err != nil {
-				continue // left out
-			}
-			path := ""
-			if s.kind == program {
-				path = "/hello"
-			}
-			places = append(places, fmt.Sprintf("%s: http://localhost:%d%s", s.Name, portNumber(address), path))
-		}
-	}
-	return strings.Join(places, ", ")
 }

@@ -1,9 +1,12 @@
 package compose
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -13,75 +16,145 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// addresses gives each port of each service an address on this machine, the same for as long as the demo runs. In
+// Addresses gives each port of each service an address on this machine, the same for as long as the demo runs. In
 // compose a service is a host of its own; here all share one, so `otel-agent:4317` becomes `127.0.0.1:21234`.
-type addresses struct {
+//
+// A port is held from when it is given until its service starts: nobody else on this machine can take it meanwhile.
+type Addresses struct {
 	services []string        // the names that are hosts
 	fixed    map[string]bool // services in the runner: they serve the ports that they have already, and no other
 	several  map[string]int  // services of which there are several: a name would have to be several addresses
-	of       map[port]string // what was given out
-	dialled  map[port]bool   // ports that another service than its own was told of
-	redisURL string          // REDIS_URL of the user, if set: it takes the place of every redis:// URL of a service
+	of       map[Port]string // what was given out
+	held     map[Port]net.Listener
+	dialled  map[Port]bool // ports that another service than its own was told of
+	redisURL string        // REDIS_URL of the user, if set: it takes the place of every redis:// URL of a service
 }
 
-// port is one port of a container.
-type port struct {
-	service  string
-	instance int // 0, unless there are several
-	number   int
+// Port is one port of a container.
+type Port struct {
+	Service  string
+	Instance int // 0, unless there are several
+	Number   int
 }
 
-// newAddresses reserves the published ports under their own numbers, or under free ones.
-func newAddresses(project *types.Project, freePorts bool) (*addresses, error) {
-	a := &addresses{
+// NewAddresses holds the published ports under their own numbers, or under free ones, and those of the services in the
+// runner. If redisURL isn't empty, it is the project's Redis. The caller releases all in the end.
+func NewAddresses(project *types.Project, freePorts bool, redisURL string) (*Addresses, error) {
+	a := &Addresses{
 		services: project.ServiceNames(),
 		fixed:    map[string]bool{},
 		several:  map[string]int{},
-		of:       map[port]string{},
-		dialled:  map[port]bool{},
+		of:       map[Port]string{},
+		held:     map[Port]net.Listener{},
+		dialled:  map[Port]bool{},
+		redisURL: redisURL,
 	}
 	for _, name := range a.services {
-		service := project.Services[name]
-		if n := service.GetScale(); n > 1 {
-			a.several[name] = n
-		}
-		for _, p := range service.Ports {
-			if p.Published == "" || freePorts {
-				continue // a free one, when somebody asks
-			}
-			address := net.JoinHostPort("127.0.0.1", p.Published)
-			if err := canListen(address); err != nil {
-				return nil, fmt.Errorf("port %s, which service %s publishes, is taken: end the program that listens on it, "+
-					"or give the service another port in an overlay (-f)", p.Published, name)
-			}
-			a.of[port{name, 0, int(p.Target)}] = address
+		if err := a.add(project.Services[name], freePorts); err != nil {
+			a.Release()
+			return nil, err
 		}
 	}
 	return a, nil
 }
 
-func canListen(address string) error {
-	l, err := net.Listen("tcp", address)
+func (a *Addresses) add(service types.ServiceConfig, freePorts bool) error {
+	if n := service.GetScale(); n > 1 {
+		a.several[service.Name] = n
+	}
+	kind, err := KindOf(service)
 	if err != nil {
 		return err
 	}
-	return l.Close()
+	if kind == Redis && a.redisURL != "" {
+		address, err := redisAddress(a.redisURL)
+		a.of[Port{service.Name, 0, 6379}], a.fixed[service.Name] = address, true
+		return err
+	}
+	for _, p := range service.Ports {
+		if p.Published == "" || freePorts {
+			continue // a free one, when somebody asks
+		}
+		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", p.Published))
+		if err != nil {
+			return fmt.Errorf("port %[1]s, which service %[2]s publishes, is taken: stop the program that listens on it, or give the "+
+				`service another port in an overlay (-f): services: {%[2]s: {ports: !override ["127.0.0.1:PORT:%[3]d"]}}`,
+				p.Published, service.Name, p.Target)
+		}
+		port := Port{service.Name, 0, int(p.Target)}
+		a.of[port], a.held[port] = listener.Addr().String(), listener
+	}
+	for _, n := range kinds[kind].ports {
+		if _, err := a.Get(Port{service.Name, 0, n}); err != nil {
+			return err
+		}
+	}
+	a.fixed[service.Name] = len(kinds[kind].ports) > 0
+	return nil
 }
 
-// get returns the address of a port, and gives it one if it has none yet.
-func (a *addresses) get(p port) (string, error) {
+// redisAddress returns where a Redis is that is there already.
+func redisAddress(redisURL string) (string, error) {
+	u, err := url.Parse(redisURL)
+	if err != nil || u.Hostname() == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
+		return "", fmt.Errorf("REDIS_URL (not shown, as it may hold a password): want a URL such as redis://localhost:6379/0")
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), defaultPorts[u.Scheme])), nil
+}
+
+// Get returns the address of a port, and gives it one if it has none yet.
+func (a *Addresses) Get(p Port) (string, error) {
 	if address, ok := a.of[p]; ok {
 		return address, nil
 	}
-	if a.fixed[p.service] {
-		return "", fmt.Errorf("%s:%d: the runner's %s has no such port", p.service, p.number, p.service)
+	if a.fixed[p.Service] {
+		return "", fmt.Errorf("%s:%d: the runner's %s has no such port", p.Service, p.Number, p.Service)
 	}
-	address, err := freeAddress()
+	listener, err := ListenOnFree()
 	if err != nil {
 		return "", err
 	}
-	a.of[p] = address
-	return address, nil
+	a.of[p], a.held[p] = listener.Addr().String(), listener
+	return a.of[p], nil
+}
+
+// All returns what was given out.
+func (a *Addresses) All() map[Port]string { return maps.Clone(a.of) }
+
+// Dialled returns the ports of a service that another one was told of.
+func (a *Addresses) Dialled(service string) (ports []Port) {
+	for p := range a.dialled {
+		if p.Service == service {
+			ports = append(ports, p)
+		}
+	}
+	return ports
+}
+
+// Listen returns the listener that holds a port, or a new one if the service has had it before.
+func (a *Addresses) Listen(p Port) (net.Listener, error) {
+	if listener, ok := a.held[p]; ok {
+		delete(a.held, p)
+		return listener, nil
+	}
+	return net.Listen("tcp", a.of[p])
+}
+
+// ReleaseFor lets go of the ports of one instance of a service, which listens on them from now on.
+func (a *Addresses) ReleaseFor(service string, instance int) {
+	for p, listener := range a.held {
+		if p.Service == service && p.Instance == instance {
+			_ = listener.Close() // nobody uses it
+			delete(a.held, p)
+		}
+	}
+}
+
+// Release lets go of all ports that are still held.
+func (a *Addresses) Release() {
+	for p := range a.held {
+		a.ReleaseFor(p.Service, p.Instance)
+	}
 }
 
 // Free ports are sought below those that systems give to outgoing connections. Otherwise one could be taken while its
@@ -93,18 +166,21 @@ var (
 	given   = map[int]bool{} // by any demo of this process
 )
 
-func freeAddress() (string, error) {
+// ListenOnFree listens on a free port that no demo of this process was given before.
+func ListenOnFree() (net.Listener, error) {
 	givenMu.Lock()
 	defer givenMu.Unlock()
 	for range 1000 {
 		n := lowestPort + rand.IntN(highestPort-lowestPort)
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(n))
-		if !given[n] && canListen(address) == nil {
+		if given[n] {
+			continue
+		}
+		if listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(n))); err == nil {
 			given[n] = true
-			return address, nil
+			return listener, nil
 		}
 	}
-	return "", fmt.Errorf("no free port on 127.0.0.1 between %d and %d", lowestPort, highestPort)
+	return nil, fmt.Errorf("no free port on 127.0.0.1 between %d and %d", lowestPort, highestPort)
 }
 
 const hostPattern = `\[[0-9a-fA-F:]*\]|[A-Za-z0-9_.-]+`
@@ -119,10 +195,10 @@ var (
 	ownHosts        = []string{"", "0.0.0.0", "127.0.0.1", "localhost", "[::]", "[::1]"}
 )
 
-// inText replaces every host and port of the demo in a text that belongs to one instance of a service: a value of its
+// InText replaces every host and port of the demo in a text that belongs to one instance of a service: a value of its
 // environment, an argument, a scalar of its YAML. A host name that no service has is an error: it has a dot or an address
 // of its own if it is outside.
-func (a *addresses) inText(owner string, instance int, text string) (string, error) {
+func (a *Addresses) InText(owner string, instance int, text string) (string, error) {
 	var firstErr error
 	mapped := func(host, number string) (string, bool) {
 		address, ok, err := a.lookUp(owner, instance, host, number)
@@ -171,14 +247,14 @@ func (a *addresses) inText(owner string, instance int, text string) (string, err
 }
 
 // lookUp returns the address for a host and a port as one instance of a service sees them, and whether it has one.
-func (a *addresses) lookUp(owner string, instance int, host, number string) (string, bool, error) {
+func (a *Addresses) lookUp(owner string, instance int, host, number string) (string, bool, error) {
 	n, err := strconv.Atoi(number)
 	if err != nil {
 		return "", false, err
 	}
 	switch {
 	case slices.Contains(ownHosts, host):
-		address, err := a.get(port{owner, instance, n})
+		address, err := a.Get(Port{owner, instance, n})
 		return address, true, err
 	case !slices.Contains(a.services, host):
 		return "", false, nil
@@ -186,11 +262,11 @@ func (a *addresses) lookUp(owner string, instance int, host, number string) (str
 		return "", false, fmt.Errorf("%s:%d: there are %d of service %s, and the runner has no name for all of them",
 			host, n, a.several[host], host)
 	}
-	p := port{host, 0, n}
+	p := Port{host, 0, n}
 	if host != owner {
 		a.dialled[p] = true
 	}
-	address, err := a.get(p)
+	address, err := a.Get(p)
 	return address, true, err
 }
 
@@ -199,4 +275,10 @@ func replaceGroups(re *regexp.Regexp, text string, replace func(groups []string)
 	return re.ReplaceAllStringFunc(text, func(match string) string {
 		return replace(re.FindStringSubmatch(match))
 	})
+}
+
+// HostAndPort splits an address.
+func HostAndPort(address string) (host, number string) {
+	host, number, _ = net.SplitHostPort(address) // made by net.JoinHostPort
+	return host, number
 }

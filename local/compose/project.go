@@ -1,52 +1,54 @@
+// Package compose reads docker-compose.yml and its overlays, refuses what the runner can't serve, and finds the addresses
+// of this machine that take the place of the services' host names.
 package compose
 
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// composeFile is what every run starts from; overlays are merged into it.
-const composeFile = "docker-compose.yml"
+// File is what every run starts from; overlays are merged into it.
+const File = "docker-compose.yml"
 
-// findRoot returns the project's root: the folder of docker-compose.yml. `go run -C local .` starts in the one below it.
-func findRoot() (string, error) {
+// FindRoot returns the project's root: the folder of docker-compose.yml. `go run -C local .` starts in the one below it.
+func FindRoot() (string, error) {
 	here, err := os.Getwd()
 	if err != nil {
 		return "", err
 	}
 	for _, dir := range []string{here, filepath.Dir(here)} {
-		if _, err := os.Stat(filepath.Join(dir, composeFile)); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, File)); err == nil {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("no %s in %s or the folder above it: run `go run -C local .` in the project's folder", composeFile, here)
+	return "", fmt.Errorf("no %s in %s or the folder above it: run `go run -C local .` in the project's folder", File, here)
 }
 
-// recipeFile returns the overlay of a recipe: NAME, or NAME/VARIANT.
-func recipeFile(root, recipe string) (string, error) {
+// RecipeFile returns the overlay of a recipe: NAME, or NAME/VARIANT.
+func RecipeFile(root, recipe string) (string, error) {
 	name, variant, hasVariant := strings.Cut(recipe, "/")
-	base := composeFile
+	base := File
 	if hasVariant {
 		base = "docker-compose." + variant + ".yml"
 	}
 	file := filepath.Join("recipes", name, base)
 	if _, err := os.Stat(filepath.Join(root, file)); err != nil {
 		return "", fmt.Errorf("-recipe %s: there is no %s; the recipes are: %s", recipe, filepath.ToSlash(file),
-			strings.Join(recipes(root), ", "))
+			strings.Join(Recipes(root), ", "))
 	}
 	return file, nil
 }
 
-// recipes lists what -recipe takes.
-func recipes(root string) []string {
+// Recipes lists what -recipe takes.
+func Recipes(root string) []string {
 	files, _ := filepath.Glob(filepath.Join(root, "recipes", "*", "docker-compose*.yml")) // the pattern is a good one
 	var names []string
 	for _, file := range files {
@@ -57,13 +59,13 @@ func recipes(root string) []string {
 		}
 		names = append(names, name)
 	}
-	sort.Strings(names)
+	slices.Sort(names)
 	return names
 }
 
-// loadProject reads and merges the compose files as Compose does, and refuses what the runner can't serve.
+// Load reads and merges the compose files as Compose does, and refuses what the runner can't serve.
 // Relative paths are from root.
-func loadProject(ctx context.Context, root string, files []string) (*types.Project, error) {
+func Load(ctx context.Context, root string, files []string) (*types.Project, error) {
 	var paths []string
 	for _, file := range files {
 		if !filepath.IsAbs(file) {
@@ -94,42 +96,28 @@ func loadProject(ctx context.Context, root string, files []string) (*types.Proje
 	if err != nil {
 		return nil, fmt.Errorf("compose: %w", err)
 	}
-	if project, err = withoutLeftOut(project); err != nil {
-		return nil, err
-	}
-	return project, checkSettings(model, project)
-}
-
-// withoutLeftOut drops the services with `scale: 0`, and what depends on them no longer does. Compose does the same.
-func withoutLeftOut(project *types.Project) (*types.Project, error) {
+	// A service with `scale: 0` is left out, and what depends on it no longer does. Compose does the same.
 	for name, service := range project.Services {
 		if service.GetScale() == 0 {
-			delete(project.Services, name)
-		}
-	}
-	for _, service := range project.Services {
-		for other := range service.DependsOn {
-			if _, ok := project.Services[other]; !ok {
-				delete(service.DependsOn, other)
-			}
+			project = project.WithServicesDisabled(name)
 		}
 	}
 	if len(project.Services) == 0 {
 		return nil, fmt.Errorf("compose: every service is left out by `scale: 0`")
 	}
-	return project, nil
+	return project, checkSettings(model, project)
 }
 
-// startOrder sorts the services so that each comes after those that it depends on. Compose has refused cycles already.
+// StartOrder sorts the services so that each comes after those that it depends on. Compose has refused cycles already.
 // The order is the same in every run.
-func startOrder(project *types.Project) []string {
+func StartOrder(project *types.Project) []string {
 	var order []string
 	var visit func(name string)
 	visit = func(name string) {
 		if slices.Contains(order, name) {
 			return
 		}
-		for _, other := range sortedKeys(project.Services[name].DependsOn) {
+		for _, other := range slices.Sorted(maps.Keys(project.Services[name].DependsOn)) {
 			visit(other)
 		}
 		order = append(order, name)
@@ -144,13 +132,4 @@ func startOrder(project *types.Project) []string {
 		visit(name)
 	}
 	return order
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	sort.Strings(keys)
-	return keys
 }

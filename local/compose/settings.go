@@ -2,6 +2,7 @@ package compose
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -11,44 +12,95 @@ import (
 	"otel-demo/local/trace"
 )
 
-// kind says how the runner serves a service.
-type kind string
+// Kind says how the runner serves a service.
+type Kind string
 
 const (
-	program    kind = "program"    // built from this project, a process
-	collector  kind = "collector"  // a real one, a process
-	redis      kind = "redis"      // miniredis in the runner, or the server at REDIS_URL
-	jaeger     kind = "jaeger"     // the backend in the runner
-	zipkin     kind = "zipkin"     // the same backend, its other side
-	prometheus kind = "prometheus" // the program of that name on the PATH, if there is one
-	nothing    kind = "nothing"    // `command: ["true"]`, which ends at once: it only mounts a volume
+	Program    Kind = "program"    // built from this project, a process
+	Collector  Kind = "collector"  // a real one, a process
+	Redis      Kind = "redis"      // miniredis in the runner, or the server at REDIS_URL
+	Jaeger     Kind = "jaeger"     // the viewer in the runner
+	Zipkin     Kind = "zipkin"     // the same viewer, its other side
+	Prometheus Kind = "prometheus" // the program of that name on the PATH, if there is one
+	Nothing    Kind = "nothing"    // `command: ["true"]`, which ends at once: it only mounts a volume
 )
 
-// images says which kind an image is, by its name without the tag.
-var images = map[string]kind{
-	"otel/opentelemetry-collector":         collector,
-	"otel/opentelemetry-collector-contrib": collector,
-	"redis":                                redis,
-	"jaegertracing/jaeger":                 jaeger,
-	"openzipkin/zipkin":                    zipkin,
-	"prom/prometheus":                      prometheus,
+// The collectors' images. Each is built from the folder in local/ of the same components.
+const (
+	CollectorImage = "otel/opentelemetry-collector"
+	ContribImage   = "otel/opentelemetry-collector-contrib"
+)
+
+// collectorVersion is that of the modules in go.mod, and so must be the images'.
+const collectorVersion = "0.158.0"
+
+// kinds says for each kind which images it stands for, which settings it does what they say (a setting covers all below
+// it), which ports it has if it runs in the runner, and what values it refuses. How it runs is in package stack.
+var kinds = map[Kind]struct {
+	images   []string // names without the tag
+	settings []string
+	ports    []int
+	check    func(types.ServiceConfig) error // its errors begin with the setting
+}{
+	Program: {
+		settings: []string{"build.context", "build.dockerfile", "build.args.CMD", "command", "environment", "env_file",
+			"healthcheck", "ports", "tmpfs"},
+		check: checkProgram,
+	},
+	Collector: {
+		images:   []string{CollectorImage, ContribImage},
+		settings: []string{"image", "command", "environment", "env_file", "ports", "volumes", "tmpfs"},
+		check:    checkCollector,
+	},
+	Redis: {
+		images:   []string{"redis"},
+		settings: []string{"image", "command", "healthcheck", "ports", "tmpfs"},
+		ports:    []int{6379},
+		check:    checkRedis,
+	},
+	Jaeger: {
+		images:   []string{"jaegertracing/jaeger"},
+		settings: []string{"image", "command", "environment.OTEL_TRACES_SAMPLER", "healthcheck", "ports", "tmpfs"},
+		ports:    []int{4317, 16686},
+		check:    checkJaeger,
+	},
+	Zipkin: {
+		images:   []string{"openzipkin/zipkin"},
+		settings: []string{"image", "environment.MEM_MAX_SPANS", "healthcheck", "ports", "tmpfs"},
+		ports:    []int{9411},
+	},
+	Prometheus: {
+		images:   []string{"prom/prometheus"},
+		settings: []string{"image", "command", "ports", "volumes", "tmpfs"},
+	},
+	Nothing: {settings: []string{"image", "command", "volumes"}},
 }
 
-// kindOf returns how a service is served, or an error that names the service and what it wants.
-func kindOf(service types.ServiceConfig) (kind, error) {
+// KindOf returns how a service is served, or an error that names the service and what it wants.
+func KindOf(service types.ServiceConfig) (Kind, error) {
 	if service.Build != nil {
-		return program, nil
+		return Program, nil
 	}
 	if slices.Equal(service.Command, []string{"true"}) {
-		return nothing, nil
+		return Nothing, nil
 	}
+	var all []string
+	for kind, of := range kinds {
+		if slices.Contains(of.images, ImageName(service)) {
+			return kind, nil
+		}
+		all = append(all, of.images...)
+	}
+	slices.Sort(all)
+	return "", fmt.Errorf("services.%s: image %q: the runner has no stand-in for it; it has for %s, and builds what has `build`",
+		service.Name, service.Image, strings.Join(all, ", "))
+}
+
+// ImageName returns the name of a service's image, without tag and digest.
+func ImageName(service types.ServiceConfig) string {
 	name, _, _ := strings.Cut(service.Image, "@")
 	name, _, _ = strings.Cut(name, ":")
-	if kind, ok := images[name]; ok {
-		return kind, nil
-	}
-	return "", fmt.Errorf("services.%s: image %q: the runner has no stand-in for it; it has for %s, and builds what has `build`",
-		service.Name, service.Image, strings.Join(sortedKeys(images), ", "))
+	return name
 }
 
 // leftAside are the settings that only confine or house a container. A process on your machine has no use for them.
@@ -58,25 +110,6 @@ var leftAside = []string{
 	"mem_reservation", "mem_swappiness", "memswap_limit", "pids_limit", "read_only", "security_opt", "ulimits", "user",
 	"networks.default", // every service of a file is in it
 }
-
-// served are the settings that the runner does what they say, for each kind of service. A setting covers all below it.
-var served = map[kind][]string{
-	program: {"build.context", "build.dockerfile", "build.args.CMD", "command", "environment", "env_file", "healthcheck",
-		"ports", "tmpfs"},
-	collector:  {"image", "command", "environment", "env_file", "ports", "volumes", "tmpfs"},
-	redis:      {"image", "command", "healthcheck", "ports", "tmpfs"},
-	jaeger:     {"image", "command", "environment.OTEL_TRACES_SAMPLER", "healthcheck", "ports", "tmpfs"},
-	zipkin:     {"image", "environment.MEM_MAX_SPANS", "healthcheck", "ports", "tmpfs"},
-	prometheus: {"image", "command", "ports", "volumes", "tmpfs"},
-	nothing:    {"image", "command", "volumes"},
-}
-
-// redisOptions are what the runner's Redis does in any case: it keeps nothing on disk, and asks nobody who they are.
-var redisOptions = map[string]string{"--save": "", "--appendonly": "no", "--protected-mode": "no"}
-
-// keptOption says how many traces Jaeger keeps. The runner's backend keeps as many, at Zipkin's side too, whatever
-// MEM_MAX_SPANS is.
-var keptOption = fmt.Sprint("--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=", backend.KeptTraces)
 
 // servedForAll are those that are served alike for all.
 var servedForAll = []string{"depends_on.*.condition", "depends_on.*.required", "deploy.replicas", "profiles", "scale",
@@ -101,11 +134,11 @@ func checkSettings(model map[string]any, project *types.Project) error {
 	services, _ := model["services"].(map[string]any)
 	for _, name := range project.ServiceNames() {
 		service := project.Services[name]
-		kind, err := kindOf(service)
+		kind, err := KindOf(service)
 		if err != nil {
 			return err
 		}
-		known := slices.Concat(leftAside, servedForAll, served[kind])
+		known := slices.Concat(leftAside, servedForAll, kinds[kind].settings)
 		if unknown := firstUnknown(services[name], known); unknown != "" {
 			return fmt.Errorf("services.%s.%s: the runner can't serve this setting for a %s", name, unknown, kind)
 		}
@@ -114,11 +147,6 @@ func checkSettings(model map[string]any, project *types.Project) error {
 		}
 	}
 	return nil
-}
-
-func isRedisOption(name, value string) bool {
-	want, ok := redisOptions[name]
-	return ok && value == want
 }
 
 // firstUnknown returns the path of the first value in a tree that is set and that no pattern covers, or "".
@@ -130,7 +158,7 @@ func firstUnknown(tree any, known []string) string {
 		}
 		switch node := node.(type) {
 		case map[string]any:
-			for _, key := range sortedKeys(node) {
+			for _, key := range slices.Sorted(maps.Keys(node)) {
 				if strings.HasPrefix(key, "x-") {
 					continue
 				}
@@ -178,7 +206,7 @@ func covered(path, patterns []string) bool {
 }
 
 // checkValues refuses values that the runner can't serve, of settings that it can. Its errors begin with the setting.
-func checkValues(service types.ServiceConfig, kind kind) error {
+func checkValues(service types.ServiceConfig, kind Kind) error {
 	for _, port := range service.Ports {
 		if port.Protocol != "" && port.Protocol != "tcp" {
 			return fmt.Errorf("ports: %s: the runner can serve tcp only", port.Protocol)
@@ -191,38 +219,58 @@ func checkValues(service types.ServiceConfig, kind kind) error {
 			return fmt.Errorf("volumes: %s: the runner can serve bind, volume and tmpfs", volume.Type)
 		}
 	}
-	if n := service.GetScale(); n > 1 && (kind != program && kind != collector || len(service.Ports) > 0) {
+	if n := service.GetScale(); n > 1 && (kind != Program && kind != Collector || len(service.Ports) > 0) {
 		return fmt.Errorf("scale: %d: the runner can run several of a program or collector that publishes no port", n)
 	}
-	switch kind {
-	case program:
-		if service.Build.Args["CMD"] == nil {
-			return fmt.Errorf("build.args.CMD is missing: want the name of a folder in cmd/")
+	if check := kinds[kind].check; check != nil {
+		return check(service)
+	}
+	return nil
+}
+
+func checkProgram(service types.ServiceConfig) error {
+	if service.Build.Args["CMD"] == nil {
+		return fmt.Errorf("build.args.CMD is missing: want the name of a folder in cmd/")
+	}
+	if check := service.HealthCheck; check != nil && !check.Disable &&
+		(len(check.Test) < 2 || check.Test[0] != "CMD" || check.Test[1] != "/app") {
+		return fmt.Errorf(`healthcheck.test: %q: the runner can serve ["CMD", "/app", ...]`, check.Test)
+	}
+	return nil
+}
+
+func checkCollector(service types.ServiceConfig) error {
+	if _, tag, _ := strings.Cut(service.Image, ":"); tag != collectorVersion {
+		return fmt.Errorf("image: %s: the runner's collector is %s; keep local/go.mod and the image in step",
+			service.Image, collectorVersion)
+	}
+	return nil
+}
+
+// keptOption says how many traces Jaeger keeps. The runner's viewer keeps as many, at Zipkin's side too, whatever
+// MEM_MAX_SPANS is.
+var keptOption = fmt.Sprint("--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=", trace.KeptTraces)
+
+func checkJaeger(service types.ServiceConfig) error {
+	for _, arg := range service.Command {
+		if arg != keptOption {
+			return fmt.Errorf("command: %q: the runner's jaeger can't serve this, only %s", arg, keptOption)
 		}
-		if check := service.HealthCheck; check != nil && !check.Disable &&
-			(len(check.Test) < 2 || check.Test[0] != "CMD" || check.Test[1] != "/app") {
-			return fmt.Errorf(`healthcheck.test: %q: the runner can serve ["CMD", "/app", ...]`, check.Test)
-		}
-	case collector:
-		if _, tag, _ := strings.Cut(service.Image, ":"); tag != collectorVersion {
-			return fmt.Errorf("image: %s: the runner's collector is %s; keep local/go.mod and the image in step",
-				service.Image, collectorVersion)
-		}
-	case jaeger:
-		for _, arg := range service.Command {
-			if arg != keptOption {
-				return fmt.Errorf("command: %q: the runner's jaeger can't serve this, only %s", arg, keptOption)
-			}
-		}
-	case redis:
-		args := service.Command
-		if len(args) > 0 && args[0] == "redis-server" {
-			args = args[1:]
-		}
-		for option := range slices.Chunk(args, 2) {
-			if len(option) != 2 || !isRedisOption(option[0], option[1]) {
-				return fmt.Errorf("command: %q: the runner's redis can't serve this", option)
-			}
+	}
+	return nil
+}
+
+// redisOptions are what the runner's Redis does in any case: it keeps nothing on disk, and asks nobody who they are.
+var redisOptions = map[string]string{"--save": "", "--appendonly": "no", "--protected-mode": "no"}
+
+func checkRedis(service types.ServiceConfig) error {
+	args := service.Command
+	if len(args) > 0 && args[0] == "redis-server" {
+		args = args[1:]
+	}
+	for option := range slices.Chunk(args, 2) {
+		if want, ok := redisOptions[option[0]]; !ok || len(option) != 2 || option[1] != want {
+			return fmt.Errorf("command: %q: the runner's redis can't serve this", option)
 		}
 	}
 	return nil

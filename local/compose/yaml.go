@@ -10,9 +10,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// inFile reads a YAML file that a container would mount, and returns it with the paths and addresses of this machine.
+// InFile reads a YAML file that a container would mount, and returns it with the paths and addresses of this machine.
 // Nothing else in it changes.
-func (a *addresses) inFile(owner string, instance int, file string, onHost func(path string) string) ([]byte, error) {
+func (a *Addresses) InFile(owner string, instance int, file string, onHost func(path string) string) ([]byte, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func (a *addresses) inFile(owner string, instance int, file string, onHost func(
 	return mapped.Bytes(), err
 }
 
-func (a *addresses) inNode(owner string, instance int, node *yaml.Node, onHost func(path string) string) error {
+func (a *Addresses) inNode(owner string, instance int, node *yaml.Node, onHost func(path string) string) error {
 	switch node.Kind {
 	case yaml.DocumentNode, yaml.SequenceNode:
 		for _, child := range node.Content {
@@ -54,7 +54,7 @@ func (a *addresses) inNode(owner string, instance int, node *yaml.Node, onHost f
 		value := onHost(node.Value)
 		if value == node.Value {
 			var err error
-			if value, err = a.inText(owner, instance, value); err != nil {
+			if value, err = a.InText(owner, instance, value); err != nil {
 				return fmt.Errorf("%d: %w", node.Line, err)
 			}
 		}
@@ -64,7 +64,7 @@ func (a *addresses) inNode(owner string, instance int, node *yaml.Node, onHost f
 }
 
 // inHostAndPort serves the one place where the collector wants the two apart: where its own metrics are read.
-func (a *addresses) inHostAndPort(owner string, instance int, node *yaml.Node) error {
+func (a *Addresses) inHostAndPort(owner string, instance int, node *yaml.Node) error {
 	var host, number *yaml.Node
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		switch node.Content[i].Value {
@@ -81,6 +81,6 @@ func (a *addresses) inHostAndPort(owner string, instance int, node *yaml.Node) e
 	if err != nil {
 		return fmt.Errorf("%d: %w", node.Line, err)
 	}
-	host.Value, number.Value = hostAndPort(address)
+	host.Value, number.Value = HostAndPort(address)
 	return nil
 }

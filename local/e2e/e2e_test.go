@@ -19,48 +19,40 @@ import (
 	"testing"
 	"time"
 
+	"otel-demo/local/compose"
+	"otel-demo/local/stack"
 	"otel-demo/local/trace"
 )
 
 var long = flag.Bool("long", false, "run the tests too that take more than 10 s by their nature")
 
-// runnerName, as the first argument, makes the test's binary the runner, so that tests can start it as a process and send
-// it real signals. It already has in it all that the runner has.
-const runnerName = "runner"
-
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 {
-		switch os.Args[1] {
-		case collectorName:
-			main()
-			return
-		case runnerName:
-			os.Exit(Main(os.Args[2:]))
-		}
-	}
-	status := m.Run()
-	os.RemoveAll(programsDir)
-	os.Exit(status)
-}
-
-var programsDir string // empty until a test needs the programs
-
-// programs returns a folder with the three programs, built once for all tests.
-var programs = sync.OnceValues(func() (string, error) {
-	root, err := findRoot()
-	if err != nil {
-		return "", err
-	}
-	if programsDir, err = os.MkdirTemp("", "otel-demo-programs-"); err != nil {
-		return "", err
-	}
-	return programsDir, goBuild(context.Background(), root, programsDir, "./cmd/...")
+// binaries returns the folder with the runner, the programs and the collectors: that in which the runner keeps them. All
+// are brought up to date once for all tests.
+var binaries = sync.OnceValues(func() (string, error) {
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	dir, ctx := stack.Binaries(root), context.Background()
+	return dir, errors.Join(err,
+		stack.Build(ctx, root, dir, "-tags=grpcnotrace", "./cmd/..."),
+		stack.Build(ctx, filepath.Join(root, "local"), dir, ".", "./collector", "./collector/contrib"))
 })
+
+// binary returns the path of one of them.
+func binary(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if runtime.GOOS == "windows" {
+		name += ".exe"
+	}
+	return filepath.Join(dir, name)
+}
 
 // projectRoot returns the project's root.
 func projectRoot(t *testing.T) string {
 	t.Helper()
-	root, err := findRoot()
+	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,6 +79,26 @@ func overlay(t *testing.T, content string) string {
 	return file
 }
 
+// freeAddress returns an address on which nobody listens now.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := compose.ListenOnFree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// isFree says whether nobody listens on an address.
+func isFree(address string) bool {
+	listener, err := net.Listen("tcp", address)
+	if err == nil {
+		listener.Close()
+	}
+	return err == nil
+}
+
 // freePorts writes an overlay that publishes all on free ports, and returns its path and the ports. Whatever runs on this
 // machine is in nobody's way.
 func freePorts(t *testing.T) (file string, ports []string) {
@@ -96,10 +108,7 @@ func freePorts(t *testing.T) (file string, ports []string) {
 		service string
 		number  int
 	}{{"server", 8080}, {"jaeger", 16686}, {"zipkin", 9411}} {
-		address, err := freeAddress()
-		if err != nil {
-			t.Fatal(err)
-		}
+		address := freeAddress(t)
 		content += fmt.Sprintf("  %s:\n    ports: !override [\"%s:%d\"]\n", p.service, address, p.number)
 		ports = append(ports, address)
 	}
@@ -121,8 +130,9 @@ func startRunner(t *testing.T, args ...string) *runner {
 	t.Helper()
 	file, ports := freePorts(t)
 	r := &runner{t: t, temp: t.TempDir(), ports: ports}
-	r.Cmd = exec.Command(os.Args[0], append([]string{runnerName, "-f", file}, args...)...)
+	r.Cmd = exec.Command(binary(t, "local"), append([]string{"-f", file}, args...)...)
 	r.Cmd.Env = append(os.Environ(), "TMPDIR="+r.temp, "TMP="+r.temp, "OTEL_SERVICE_NAME=not-for-them", "GOCACHE="+goCache(t))
+	r.Cmd.Dir = projectRoot(t)
 	r.Cmd.Stdout, r.Cmd.Stderr = &r.stdout, &r.stderr
 	r.Cmd.WaitDelay = time.Second
 	if err := r.Start(); err != nil {
@@ -183,8 +193,8 @@ func (r *runner) status() int {
 func (r *runner) portsAreFree() {
 	r.t.Helper()
 	for _, address := range r.ports {
-		if err := canListen(address); err != nil {
-			r.t.Errorf("a port is still taken: %v", err)
+		if !isFree(address) {
+			r.t.Errorf("a port is still taken: %s", address)
 		}
 	}
 }
@@ -242,37 +252,16 @@ func (b *safeBuffer) String() string {
 	return b.buffer.String()
 }
 
-func TestBadFlagsAreOneLine(t *testing.T) {
-	for _, test := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"-x"}, "-x (-h shows the flags)"},
-		{[]string{"up"}, `"up": want flags only`},
-		{[]string{"-once", "-wait", "0s"}, "want a duration above 0"},
-		{[]string{"-once", "-wait", "soon"}, `invalid value "soon" for flag -wait`},
-		{[]string{"-wait", "5s"}, "want -once with it"},
-		{[]string{"-recipe", "nosuch"}, "there is no recipes/nosuch/docker-compose.yml; the recipes are:"},
-		{[]string{"-recipe", "nosuch/variant"}, "there is no recipes/nosuch/docker-compose.variant.yml"},
-		{[]string{"-f", "nosuch.yml"}, "nosuch.yml"},
-	} {
-		err := run(test.args)
-		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%v: got %v, want one line with %s", test.args, err, test.want)
-		}
-	}
-}
-
 func TestTakenPortIsOneLineWithPortAndService(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	_, number := hostAndPort(listener.Addr().String())
-	files := []string{composeFile, overlay(t, fmt.Sprintf(`services: {jaeger: {ports: !override ["127.0.0.1:%s:16686"]},
+	_, number := compose.HostAndPort(listener.Addr().String())
+	files := []string{compose.File, overlay(t, fmt.Sprintf(`services: {jaeger: {ports: !override ["127.0.0.1:%s:16686"]},
   server: {ports: !reset []}, zipkin: {ports: !reset []}}`, number))}
-	_, err = Start(t.Context(), Options{Root: projectRoot(t), Files: files})
+	_, err = stack.Start(t.Context(), stack.Options{Root: projectRoot(t), Files: files})
 	want := "port " + number + ", which service jaeger publishes, is taken"
 	if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v, want one line with %q", err, want)
@@ -435,32 +424,28 @@ func TestREADMEShowsTheExpectedTraces(t *testing.T) {
 
 // startDemo starts the demo for a test, on free ports, with overlays, and stops it at the test's end. What its services
 // write is in the log that it returns.
-func startDemo(t *testing.T, overlays ...string) (*Demo, *safeBuffer) {
+func startDemo(t *testing.T, overlays ...string) (*stack.Demo, *safeBuffer) {
 	t.Helper()
 	return startDemoOn(t, "", overlays...)
 }
 
 // startDemoOn does so with a Redis that is there already, unless its URL is empty.
-func startDemoOn(t *testing.T, redisURL string, overlays ...string) (*Demo, *safeBuffer) {
+func startDemoOn(t *testing.T, redisURL string, overlays ...string) (*stack.Demo, *safeBuffer) {
 	t.Helper()
-	files := []string{composeFile}
+	files := []string{compose.File}
 	for _, content := range overlays {
 		files = append(files, overlay(t, content))
 	}
-	return startDemoWith(t, Options{Files: files, RedisURL: redisURL})
+	return startDemoWith(t, stack.Options{Files: files, RedisURL: redisURL})
 }
 
 // startDemoWith does so with the options that say what is started.
-func startDemoWith(t *testing.T, options Options) (*Demo, *safeBuffer) {
+func startDemoWith(t *testing.T, options stack.Options) (*stack.Demo, *safeBuffer) {
 	t.Helper()
-	dir, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
 	log := &safeBuffer{}
-	options.Root, options.Programs, options.FreePorts = projectRoot(t), dir, true
+	options.Root, options.Binaries, options.FreePorts = projectRoot(t), filepath.Dir(binary(t, "local")), true
 	options.Line = func(service, line string) { fmt.Fprintf(log, "%s | %s\n", service, line) }
-	d, err := Start(t.Context(), options)
+	d, err := stack.Start(t.Context(), options)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log)
 	}
@@ -476,7 +461,7 @@ func startDemoWith(t *testing.T, options Options) (*Demo, *safeBuffer) {
 }
 
 // arrived waits until a trace is in a store, and returns it.
-func arrived(t *testing.T, store *backend.Store, id string) *backend.Trace {
+func arrived(t *testing.T, store *trace.Store, id string) *trace.Trace {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

@@ -15,7 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/translator/zipkin/zipkinv2"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"otel-demo/local/compose"
+	"otel-demo/local/stack"
 	"otel-demo/local/trace"
+	"otel-demo/local/trace/tracetest"
 )
 
 // composeFlag is -compose, or -compose='docker-compose' to say which Compose.
@@ -28,16 +34,16 @@ func (f *composeFlag) Set(value string) error {
 	return nil
 }
 
-var compose composeFlag
+var engine composeFlag
 
 func init() {
-	flag.Var(&compose, "compose", "run the demo on a real engine too; -compose='docker-compose' chooses that Compose")
+	flag.Var(&engine, "compose", "run the demo on a real engine too; -compose='docker-compose' chooses that Compose")
 }
 
 // composeCommand returns the command line of Compose: `docker compose` if the engine has it, otherwise docker-compose.
 func composeCommand() []string {
-	if compose != "true" {
-		return strings.Fields(string(compose))
+	if engine != "true" {
+		return strings.Fields(string(engine))
 	}
 	if exec.Command("docker", "compose", "version").Run() == nil {
 		return []string{"docker", "compose"}
@@ -47,7 +53,7 @@ func composeCommand() []string {
 
 func needsEngine(t *testing.T) {
 	t.Helper()
-	if compose == "" || compose == "false" {
+	if engine == "" || engine == "false" {
 		t.Skip("needs a container engine: run it with -compose")
 	}
 }
@@ -56,7 +62,7 @@ func needsEngine(t *testing.T) {
 func onEngine(t *testing.T, files ...string) func(ctx context.Context, args ...string) string {
 	t.Helper()
 	for _, address := range []string{"127.0.0.1:8080", "127.0.0.1:16686", "127.0.0.1:9411"} {
-		if err := canListen(address); err != nil {
+		if !isFree(address) {
 			t.Fatalf("the compose file publishes %s, which is taken", address)
 		}
 	}
@@ -90,7 +96,7 @@ func onEngine(t *testing.T, files ...string) func(ctx context.Context, args ...s
 // The same traces on a real engine, as the real Jaeger and the real Zipkin tell them.
 func TestComposeGivesTheSameTraces(t *testing.T) {
 	needsEngine(t)
-	run := onEngine(t, composeFile)
+	run := onEngine(t, compose.File)
 	start := time.Now()
 	run(t.Context(), "up", "--detach")
 	t.Logf("up took %v", time.Since(start))
@@ -102,24 +108,24 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 			first = time.Since(start)
 		}
 		if err == nil {
-			err = backend.Match(expected(t), traces)
+			err = tracetest.Match(expected(t), traces)
 		}
 		return err
 	})
 	untilNil(t, func() error {
 		traces, err := zipkinTraces()
 		if err == nil {
-			err = backend.MatchFold(expected(t), traces)
+			err = tracetest.MatchFold(expected(t), traces)
 		}
 		return err
 	})
 	t.Logf("first whole trace at Jaeger %v after up, all at both %v", first, time.Since(start))
 
 	// Nothing else comes once all spans that are under way have come.
-	time.Sleep(2 * settled)
+	time.Sleep(2 * stack.Settled)
 	if traces, err := jaegerTraces(start); err != nil {
 		t.Error(err)
-	} else if err := backend.Match(expected(t), traces); err != nil {
+	} else if err := tracetest.Match(expected(t), traces); err != nil {
 		t.Errorf("something else came: %v", err)
 	}
 	for line := range strings.Lines(run(t.Context(), "logs", "--no-color", "otel-agent", "otel-collector")) {
@@ -131,7 +137,7 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 	}
 }
 
-func isWholeRequest(t *backend.Trace) bool { return len(t.Spans) == 7 }
+func isWholeRequest(t *trace.Trace) bool { return len(t.Spans) == 7 }
 
 // untilNil waits until check has no error any more, for at most 90 s.
 func untilNil(t *testing.T, check func() error) {
@@ -148,12 +154,12 @@ func untilNil(t *testing.T, check func() error) {
 }
 
 // jaegerTraces returns all traces that Compose's Jaeger has.
-func jaegerTraces(start time.Time) ([]*backend.Trace, error) {
+func jaegerTraces(start time.Time) ([]*trace.Trace, error) {
 	return jaegerTracesOf("127.0.0.1:16686", start)
 }
 
 // jaegerTracesOf asks service by service: Jaeger has no query for all.
-func jaegerTracesOf(address string, start time.Time) ([]*backend.Trace, error) {
+func jaegerTracesOf(address string, start time.Time) ([]*trace.Trace, error) {
 	api := "http://" + address + "/api/v3/"
 	body, err := fetch(api + "services")
 	if err != nil {
@@ -163,7 +169,7 @@ func jaegerTracesOf(address string, start time.Time) ([]*backend.Trace, error) {
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return nil, err
 	}
-	var all []*backend.Trace
+	var all []*trace.Trace
 	for _, service := range answer.Services {
 		body, err := fetch(api + "traces?" + url.Values{
 			"query.service_name":   {service},
@@ -175,13 +181,13 @@ func jaegerTracesOf(address string, start time.Time) ([]*backend.Trace, error) {
 		if err != nil {
 			return nil, err
 		}
-		traces, err := backend.ParseJaeger(body)
+		traces, err := parseJaeger(body)
 		if err != nil {
 			return nil, err
 		}
-		for _, trace := range traces {
-			if !slices.ContainsFunc(all, func(t *backend.Trace) bool { return t.ID == trace.ID }) {
-				all = append(all, trace)
+		for _, one := range traces {
+			if !slices.ContainsFunc(all, func(t *trace.Trace) bool { return t.ID == one.ID }) {
+				all = append(all, one)
 			}
 		}
 	}
@@ -189,14 +195,56 @@ func jaegerTracesOf(address string, start time.Time) ([]*backend.Trace, error) {
 }
 
 // zipkinTraces returns all traces that Compose's Zipkin has.
-func zipkinTraces() ([]*backend.Trace, error) { return zipkinTracesOf("127.0.0.1:9411") }
+func zipkinTraces() ([]*trace.Trace, error) { return zipkinTracesOf("127.0.0.1:9411") }
 
-func zipkinTracesOf(address string) ([]*backend.Trace, error) {
+func zipkinTracesOf(address string) ([]*trace.Trace, error) {
 	body, err := fetch("http://" + address + "/api/v2/traces?limit=1000&lookback=3600000")
 	if err != nil {
 		return nil, err
 	}
-	return backend.ParseZipkin(body)
+	return parseZipkin(body)
+}
+
+// parseJaeger reads what Jaeger's API answers (/api/v3/traces and what is below it).
+func parseJaeger(body []byte) ([]*trace.Trace, error) {
+	var answer struct {
+		Result json.RawMessage `json:"result"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, err
+	}
+	return sorted((&ptrace.JSONUnmarshaler{}).UnmarshalTraces(answer.Result))
+}
+
+// parseZipkin reads what Zipkin's API answers: one trace (/api/v2/trace/ID) or several (/api/v2/traces).
+func parseZipkin(body []byte) (all []*trace.Trace, err error) {
+	var lists []json.RawMessage
+	if err := json.Unmarshal(body, &lists); err != nil {
+		return nil, err
+	}
+	if len(lists) > 0 && lists[0][0] == '{' {
+		lists = []json.RawMessage{body}
+	}
+	for _, list := range lists {
+		traces, err := sorted(zipkinv2.NewJSONTracesUnmarshaler(false).UnmarshalTraces(list))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, traces...)
+	}
+	return all, nil
+}
+
+// sorted returns spans by their traces.
+func sorted(spans ptrace.Traces, err error) ([]*trace.Trace, error) {
+	if err != nil {
+		return nil, err
+	}
+	traces, rejected := trace.FromOTLP(spans)
+	if rejected > 0 {
+		return nil, fmt.Errorf("%d spans have no id", rejected)
+	}
+	return traces, nil
 }
 
 func fetch(url string) ([]byte, error) {

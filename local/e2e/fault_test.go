@@ -11,20 +11,23 @@ import (
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"otel-demo/local/load"
+	"otel-demo/local/stack"
 )
 
 // The demo without its client. The tests send the requests.
 const noClient = `services: {client: {scale: 0}}`
 
 // startServices starts the demo without its client, and waits until the server is well, so that a worker listens.
-func startServices(t *testing.T, overlays ...string) (*Demo, *safeBuffer) {
+func startServices(t *testing.T, overlays ...string) (*stack.Demo, *safeBuffer) {
 	t.Helper()
 	d, log := startDemo(t, append(overlays, noClient)...)
 	isWell(t, d)
 	return d, log
 }
 
-func isWell(t *testing.T, d *Demo) {
+func isWell(t *testing.T, d *stack.Demo) {
 	t.Helper()
 	health := "http://" + address(t, d, "server", 8080) + "/healthz"
 	eventually(t, "the server to be well", func() bool { return getURL(health).status == http.StatusOK })
@@ -44,7 +47,7 @@ func TestServerStopsInOrder(t *testing.T) {
 	load.wait(100)
 	status, took := terminateService(t, d, "server", 10*time.Second)
 	load.wait(10)
-	load.stop()
+	load.Stop()
 	answered, refused := load.answeredOrRefused()
 	if status != 0 {
 		t.Errorf("exit status %d, want 0", status)
@@ -66,7 +69,7 @@ func TestWorkerStopsInOrder(t *testing.T) {
 			publish := func(n int) {
 				t.Helper()
 				for range n {
-					id := randomHex(16)
+					id := load.RandomHex(16)
 					if heard := broker.Publish(t.Context(), "work", goodMessage(id)).Val(); heard != 1 {
 						t.Fatalf("%d listen, want the worker", heard)
 					}
@@ -92,7 +95,7 @@ func TestWorkerStopsInOrder(t *testing.T) {
 
 // goodMessage is what the server publishes, in a trace of its own.
 func goodMessage(trace string) string {
-	return fmt.Sprintf(`{"id":"x","headers":{"traceparent":%q,"baggage":"username=donuts"},"body":"hello, world"}`, traceparent(trace))
+	return fmt.Sprintf(`{"id":"x","headers":{"traceparent":%q,"baggage":"username=donuts"},"body":"hello, world"}`, load.Traceparent(trace))
 }
 
 var clientLine = regexp.MustCompile(`(?m)^client \| (\d+) ([0-9a-f]{32}) `)
@@ -118,7 +121,7 @@ func TestClientStopsInOrder(t *testing.T) {
 }
 
 // tracesNamed returns the ids of the traces whose first span has a name.
-func tracesNamed(d *Demo, name string) (ids []string) {
+func tracesNamed(d *stack.Demo, name string) (ids []string) {
 	for _, trace := range d.Jaeger().Traces() {
 		for _, span := range trace.Spans {
 			if span.ParentID == "" && span.Name == name {
@@ -140,7 +143,7 @@ func TestTheWholeStackStopsInOrder(t *testing.T) {
 		t.Error(err)
 	}
 	took := time.Since(start)
-	load.stop()
+	load.Stop()
 	answered, refused := load.answeredOrRefused()
 	for _, name := range []string{"server", "worker", "otel-agent", "otel-collector"} {
 		if status, err := d.Wait(t.Context(), name); status != 0 || err != nil {
@@ -167,7 +170,7 @@ func TestTheRunnerStopsInOrder(t *testing.T) {
 			if status := r.status(); status != 128+int(signal) {
 				t.Errorf("exit status %d", status)
 			}
-			load.stop()
+			load.Stop()
 			answered, refused := load.answeredOrRefused()
 			missing := 0
 			for _, id := range answered {

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"otel-demo/local/compose"
+	"otel-demo/local/load"
 )
 
 // hostile are payloads that nobody should publish, and how many of each a test does. Those that can be decoded are
@@ -66,7 +69,7 @@ func TestHostileMessages(t *testing.T) {
 				bad++
 			}
 			if sent%10 == 0 && len(good) < 1000 {
-				good = append(good, randomHex(16))
+				good = append(good, load.RandomHex(16))
 				publish(goodMessage(good[len(good)-1]))
 			}
 		}
@@ -211,7 +214,7 @@ func TestIdleConnections(t *testing.T) {
 		start := time.Now()
 		load := startLoad(t, server, 20)
 		load.wait(requests)
-		load.stop()
+		load.Stop()
 		load.allAnswered()
 		return load.latency(0.5, start, time.Now()), load.latency(0.99, start, time.Now())
 	}
@@ -253,10 +256,10 @@ func TestAllListenOnLoopbackOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	reached, elsewhere := 0, 0
-	for p, address := range d.addresses.of {
-		host, number := hostAndPort(address)
+	for p, address := range d.Addresses() {
+		host, number := compose.HostAndPort(address)
 		if host != "127.0.0.1" {
-			t.Errorf("port %d of %s is at %s", p.number, p.service, address)
+			t.Errorf("port %d of %s is at %s", p.Number, p.Service, address)
 		}
 		if conn, err := net.DialTimeout("tcp", address, time.Second); err == nil {
 			reached++
@@ -270,7 +273,7 @@ func TestAllListenOnLoopbackOnly(t *testing.T) {
 			elsewhere++
 			if conn, err := net.DialTimeout("tcp", net.JoinHostPort(ip.IP.String(), number), time.Second); err == nil {
 				_ = conn.Close()
-				t.Errorf("port %d of %s can be reached at %s", p.number, p.service, ip.IP)
+				t.Errorf("port %d of %s can be reached at %s", p.Number, p.Service, ip.IP)
 			}
 		}
 	}

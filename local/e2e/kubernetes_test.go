@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"otel-demo/local/trace"
+	"otel-demo/local/trace/tracetest"
 )
 
 var (
@@ -151,7 +152,7 @@ func (c cluster) forward(t *testing.T, target string, port int) string {
 func TestKubernetes(t *testing.T) {
 	c := onCluster(t)
 	jaeger, zipkin := c.forward(t, "service/jaeger", 16686), c.forward(t, "service/zipkin", 9411)
-	traces := func() ([]*backend.Trace, error) { return jaegerTracesOf(jaeger, c.started.Add(-time.Minute)) }
+	traces := func() ([]*trace.Trace, error) { return jaegerTracesOf(jaeger, c.started.Add(-time.Minute)) }
 
 	made := 0 // spans
 	t.Run("gives the same traces", func(t *testing.T) {
@@ -160,14 +161,14 @@ func TestKubernetes(t *testing.T) {
 		untilNil(t, func() error {
 			all, err := traces()
 			if err == nil {
-				err = backend.Match(expected(t), all)
+				err = tracetest.Match(expected(t), all)
 			}
 			return err
 		})
 		untilNil(t, func() error {
 			all, err := zipkinTracesOf(zipkin)
 			if err == nil {
-				err = backend.MatchFold(expected(t), all)
+				err = tracetest.MatchFold(expected(t), all)
 			}
 			return err
 		})
@@ -178,12 +179,12 @@ func TestKubernetes(t *testing.T) {
 		for _, trace := range all {
 			made += len(trace.Spans)
 		}
-		t.Logf("Jaeger has, and Zipkin too:\n%s", backend.Shape(all))
+		t.Logf("Jaeger has, and Zipkin too:\n%s", trace.Shape(all))
 	})
 
 	t.Run("collectors share the load, and spans pass through their own node's agent", func(t *testing.T) {
 		c.t = t
-		var loads []*load
+		var loads []*loading
 		agents, collectors, on := map[string]string{}, map[string]string{}, map[string]string{}
 		for _, pod := range c.pods("") {
 			on[pod.name] = pod.node
@@ -212,7 +213,7 @@ func TestKubernetes(t *testing.T) {
 		})
 		t.Logf("measured: each collector has a tenth of all spans or more after %v", time.Since(start).Round(time.Second))
 		for _, load := range loads {
-			load.stop()
+			load.Stop()
 			made += len(requestSpans) * len(load.allAnswered())
 		}
 
@@ -522,13 +523,13 @@ func (f fault) command(line, argument string) {
 // report ends the load, and returns how many spans either backend lacks of those that the requests must have made, and
 // how many requests failed with which status code. A request that was answered made five spans, and one that was told
 // that no worker listens made four. What a request without an answer made, nobody knows.
-func (f fault) report(load *load, at time.Time, whole string) (lost int, failed map[uint16]int) {
+func (f fault) report(load *loading, at time.Time, whole string) (lost int, failed map[uint16]int) {
 	f.t.Helper()
-	load.stop()
+	load.Stop()
 	load.answered() // holds each answer to name its own request's trace
 	failed = map[uint16]int{}
 	want, total, failures, last := map[string][]string{}, 0, map[string]int{}, time.Duration(0)
-	for _, result := range load.ended() {
+	for _, result := range load.Ended() {
 		id := result.Headers.Get("Trace-Id")
 		switch result.Code {
 		case http.StatusOK:
@@ -549,10 +550,10 @@ func (f fault) report(load *load, at time.Time, whole string) (lost int, failed 
 	text := ""
 	for _, b := range []struct {
 		name, url string
-		parse     func([]byte) ([]*backend.Trace, error)
+		parse     func([]byte) ([]*trace.Trace, error)
 	}{
-		{"Jaeger", "http://" + f.jaeger + "/api/v3/traces/", backend.ParseJaeger},
-		{"Zipkin", "http://" + f.zipkin + "/api/v2/trace/", backend.ParseZipkin},
+		{"Jaeger", "http://" + f.jaeger + "/api/v3/traces/", parseJaeger},
+		{"Zipkin", "http://" + f.zipkin + "/api/v2/trace/", parseZipkin},
 	} {
 		left := maps.Clone(want)
 		var missing map[string]int
@@ -585,12 +586,12 @@ func (f fault) report(load *load, at time.Time, whole string) (lost int, failed 
 		sum += n
 	}
 	f.t.Logf("measured: %d requests, %d failed, the last %v after the fault; %s%s\n  failures: %v",
-		len(load.ended()), sum, last, whole, text, failures)
+		len(load.Ended()), sum, last, whole, text, failures)
 	return lost, failed
 }
 
 // lacking returns the names of the spans that a trace lacks, of those that it must have.
-func lacking(url string, parse func([]byte) ([]*backend.Trace, error), names []string) []string {
+func lacking(url string, parse func([]byte) ([]*trace.Trace, error), names []string) []string {
 	body, err := fetch(url)
 	if err != nil {
 		return names // Jaeger's and Zipkin's 404

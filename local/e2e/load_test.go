@@ -1,51 +1,58 @@
 package e2e
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
+	"otel-demo/local/load"
+	"otel-demo/local/stack"
 	"otel-demo/local/trace"
 )
 
-// load is requests for a test, which ends them.
-type load struct {
-	*requests
+// loading is requests for a test, which ends them.
+type loading struct {
+	*load.Requests
 	t *testing.T
 }
 
 // startLoad starts to send requests to a server, until stop. Each has a connection of its own: on one that was used before,
 // Go's client sends a request again if it was cut off, and nobody would know.
-func startLoad(t *testing.T, serverAddress string, perSecond int) *load {
-	l := &load{startRequests(serverAddress, perSecond, 0, "", vegeta.KeepAlive(false)), t}
-	t.Cleanup(l.stop)
+func startLoad(t *testing.T, serverAddress string, perSecond int) *loading {
+	l := &loading{load.Start(serverAddress, perSecond, 0, "", vegeta.KeepAlive(false)), t}
+	t.Cleanup(l.Stop)
 	return l
 }
 
 // wait waits until so many more requests have ended.
-func (l *load) wait(n int) {
+func (l *loading) wait(n int) {
 	l.t.Helper()
-	n += len(l.ended())
-	eventually(l.t, fmt.Sprintf("%d requests", n), func() bool { return len(l.ended()) >= n })
+	n += len(l.Ended())
+	eventually(l.t, fmt.Sprintf("%d requests", n), func() bool { return len(l.Ended()) >= n })
 }
 
 // answered returns the trace ids of the requests that were answered 200. Each answer must name its request's own trace.
-func (l *load) answered() []string {
+func (l *loading) answered() []string {
 	l.t.Helper()
 	var ids []string
-	for _, result := range l.ended() {
+	for _, result := range l.Ended() {
 		if result.Code != http.StatusOK {
 			continue
 		}
 		id := result.Headers.Get("Trace-Id")
-		if !l.sent[id] || slices.Contains(ids, id) {
+		if !l.Sent(id) || slices.Contains(ids, id) {
 			l.t.Errorf("an answer has the trace id %q, which is of no request, or of two", id)
 		}
 		ids = append(ids, id)
@@ -54,9 +61,9 @@ func (l *load) answered() []string {
 }
 
 // allAnswered holds every request to the answer 200.
-func (l *load) allAnswered() []string {
+func (l *loading) allAnswered() []string {
 	l.t.Helper()
-	for _, result := range l.ended() {
+	for _, result := range l.Ended() {
 		if result.Code != http.StatusOK {
 			l.t.Errorf("a request got %d %q %s", result.Code, result.Body, result.Error)
 		}
@@ -67,9 +74,9 @@ func (l *load) allAnswered() []string {
 // answeredOrRefused holds every request to one of two ends: 200, or a connection that the server did not accept since it
 // no longer listens. The system refuses those, and resets one that was still waiting. One that is accepted and then cut
 // off ends otherwise, by EOF.
-func (l *load) answeredOrRefused() (answered []string, refused int) {
+func (l *loading) answeredOrRefused() (answered []string, refused int) {
 	l.t.Helper()
-	for _, result := range l.ended() {
+	for _, result := range l.Ended() {
 		if result.Code == http.StatusOK {
 			continue
 		}
@@ -82,10 +89,10 @@ func (l *load) answeredOrRefused() (answered []string, refused int) {
 }
 
 // latency returns the given quantile of the time to an answer, of the requests that were sent between two times.
-func (l *load) latency(quantile float64, from, to time.Time) time.Duration {
+func (l *loading) latency(quantile float64, from, to time.Time) time.Duration {
 	l.t.Helper()
 	var all []time.Duration
-	for _, result := range l.ended() {
+	for _, result := range l.Ended() {
 		if result.Timestamp.After(from) && result.Timestamp.Before(to) {
 			all = append(all, result.Latency)
 		}
@@ -101,7 +108,7 @@ func (l *load) latency(quantile float64, from, to time.Time) time.Duration {
 var requestSpans = []string{"server get /hello", "server handle request", "server publish", "server publish work", "worker process work"}
 
 // lost returns how many of the spans that each trace should have are not in a store, and says for one trace which.
-func lost(store *backend.Store, ids, want []string) (spans int, example string) {
+func lost(store *trace.Store, ids, want []string) (spans int, example string) {
 	for _, id := range ids {
 		got := map[string]bool{}
 		if trace := store.Trace(id); trace != nil {
@@ -120,13 +127,13 @@ func lost(store *backend.Store, ids, want []string) (spans int, example string) 
 }
 
 // allArrive waits until both backends have all spans of all traces, and returns how long that took.
-func allArrive(t *testing.T, d *Demo, ids []string, within time.Duration) time.Duration {
+func allArrive(t *testing.T, d *stack.Demo, ids []string, within time.Duration) time.Duration {
 	t.Helper()
 	if len(ids) == 0 {
 		t.Fatal("there is no trace to wait for")
 	}
 	start := time.Now()
-	for name, store := range map[string]*backend.Store{"Jaeger": d.Jaeger(), "Zipkin": d.Zipkin()} {
+	for name, store := range map[string]*trace.Store{"Jaeger": d.Jaeger(), "Zipkin": d.Zipkin()} {
 		for {
 			spans, example := lost(store, ids, requestSpans)
 			if spans == 0 {
@@ -148,7 +155,7 @@ func allArrive(t *testing.T, d *Demo, ids []string, within time.Duration) time.D
 
 // terminate sends a service SIGTERM, and returns its exit status and how long it took to end, which is an error from
 // limit on.
-func terminateService(t *testing.T, d *Demo, name string, limit time.Duration) (status int, took time.Duration) {
+func terminateService(t *testing.T, d *stack.Demo, name string, limit time.Duration) (status int, took time.Duration) {
 	t.Helper()
 	start := time.Now()
 	if err := d.StopService(name); err != nil { // it kills what hasn't ended after 10 s
@@ -166,7 +173,7 @@ func terminateService(t *testing.T, d *Demo, name string, limit time.Duration) (
 }
 
 // peakMemory returns the most memory that a service's process has had so far, in MB.
-func peakMemory(t *testing.T, d *Demo, name string) int {
+func peakMemory(t *testing.T, d *stack.Demo, name string) int {
 	t.Helper()
 	needsProc(t)
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.PIDs(name)[0]))
@@ -179,4 +186,76 @@ func peakMemory(t *testing.T, d *Demo, name string) int {
 		t.Fatalf("/proc has no VmHWM: %v", err)
 	}
 	return kB * 1024 / 1_000_000
+}
+
+// The report accounts for each span. What was fast or slow is no matter here.
+func TestLoadReportsBothSides(t *testing.T) {
+	t.Parallel()
+	r := startRunner(t, "-load", "20", "-for", "1s", "-json")
+	if status := r.status(); status != 0 {
+		t.Fatalf("exit status %d", status)
+	}
+	var got load.Report
+	if err := json.Unmarshal(r.stdout.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Sides) != 2 || got.Sides[0].Side != "untraced" || got.Sides[1].Side != "traced" {
+		t.Fatalf("got %+v, want both sides", got)
+	}
+	for _, side := range got.Sides {
+		if side.Answered != 20 || side.Gave != "" || side.Latency.P50 <= 0 || side.Latency.P999 < side.Latency.P50 ||
+			side.FromSend.P50 > side.Latency.P50 {
+			t.Errorf("got %+v, want 20 answers", side)
+		}
+		names := ""
+		for _, p := range side.Processes {
+			names += p.Name + " "
+			if p.PeakMB < 1 {
+				t.Errorf("%s: got a peak of %v MB", p.Name, p.PeakMB)
+			}
+		}
+		want := map[string]string{"untraced": "worker server runner ", "traced": "otel-collector otel-agent worker server runner "}
+		if names != want[side.Side] {
+			t.Errorf("%s: got the processes %s, want %s", side.Side, names, want[side.Side])
+		}
+	}
+	traced := got.Sides[1]
+	for _, name := range []string{"jaeger", "zipkin"} {
+		b := traced.Backends[name]
+		if traced.SpansMade != 100 || b.Arrived != 100 || b.Lost != 0 || b.WholeP50 <= 0 || b.WholeP99 < b.WholeP50 {
+			t.Errorf("%s: got %+v of %d spans, want 100", name, b, traced.SpansMade)
+		}
+	}
+	if got.Sides[0].Backends != nil {
+		t.Error("the untraced side has spans")
+	}
+	var text bytes.Buffer
+	if err := got.WriteText(&text); err != nil || !strings.Contains(text.String(), "spans made") || !strings.Contains(text.String(), "ratio") {
+		t.Errorf("got %v and\n%s", err, &text)
+	}
+}
+
+func TestCollectorAloneListens(t *testing.T) {
+	if !isFree("127.0.0.1:4317") {
+		t.Skip("port 4317 is taken")
+	}
+	cmd := exec.Command(binary(t, "local"), "-collector")
+	cmd.Dir = projectRoot(t)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if it hasn't ended
+	eventually(t, "the collector to listen", func() bool {
+		connection, err := net.Dial("tcp", "127.0.0.1:4317")
+		if err == nil {
+			_ = connection.Close() // it was only a question
+		}
+		return err == nil
+	})
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"otel-demo/local/stack"
 	"otel-demo/local/trace"
 )
 
@@ -13,7 +14,7 @@ import (
 const awayFor = time.Minute
 
 // stopFor stops a service for the time of an outage.
-func stopFor(t *testing.T, d *Demo, name string, meanwhile func()) {
+func stopFor(t *testing.T, d *stack.Demo, name string, meanwhile func()) {
 	t.Helper()
 	if err := d.StopService(name); err != nil {
 		t.Fatal(err)
@@ -30,7 +31,7 @@ func TestTheAgentIsAwayTwice(t *testing.T) {
 	needsLong(t)
 	t.Parallel()
 	d, _ := startServices(t)
-	var load *load
+	var load *loading
 	start := time.Now()
 	stopFor(t, d, "otel-agent", func() {
 		// The programs start without an agent, and never had a connection to one.
@@ -50,7 +51,7 @@ func TestTheAgentIsAwayTwice(t *testing.T) {
 	stopFor(t, d, "otel-agent", func() {})
 	end := time.Now()
 	load.wait(50)
-	load.stop()
+	load.Stop()
 	answered := load.allAnswered()
 	took := allArrive(t, d, answered, 45*time.Second)
 	away := (load.latency(0.5, start, back) + load.latency(0.5, again, end)) / 2
@@ -80,7 +81,7 @@ func TestTheAgentNeverComes(t *testing.T) {
 	isWell(t, d)
 	load := startLoad(t, address(t, d, "server", 8080), 10)
 	time.Sleep(150*time.Second - time.Since(start))
-	load.stop()
+	load.Stop()
 	answered := load.allAnswered()
 	for _, name := range []string{"client", "server", "worker"} {
 		lines := complaints(log.String()[before:], name)
@@ -139,7 +140,7 @@ func TestTheCollectorRestartsAndZipkinIsAway(t *testing.T) {
 		}
 	})
 	load.wait(20)
-	load.stop()
+	load.Stop()
 	answered := load.allAnswered()
 	took := allArrive(t, d, answered, 90*time.Second)
 	t.Logf("measured: the collector restarted, then Zipkin away for %v, 10 requests/s: %d requests, no span lost at either backend; "+
@@ -147,7 +148,7 @@ func TestTheCollectorRestartsAndZipkinIsAway(t *testing.T) {
 }
 
 // arrivesAt waits until a store has all spans of all traces, for 15 s at most, and returns how long that took.
-func arrivesAt(t *testing.T, store *backend.Store, ids []string) time.Duration {
+func arrivesAt(t *testing.T, store *trace.Store, ids []string) time.Duration {
 	t.Helper()
 	start := time.Now()
 	for {

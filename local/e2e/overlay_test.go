@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"otel-demo/local/trace"
+	"otel-demo/local/trace/tracetest"
 )
 
 // Several workers, a queue on disk in a volume, and a Prometheus: what recipes ask for beyond the shipped demo.
@@ -50,7 +50,7 @@ volumes: {queue: {}}
 	if body, err := fetch("http://" + metrics + "/metrics"); err != nil || !strings.Contains(string(body), "otelcol_process_uptime") {
 		t.Errorf("the agent's metrics: %v\n%.300s", err, body)
 	}
-	if left, err := os.ReadDir(filepath.Join(d.dir, "volumes", "queue")); err != nil || len(left) == 0 {
+	if left, err := os.ReadDir(filepath.Join(d.Dir(), "volumes", "queue")); err != nil || len(left) == 0 {
 		t.Errorf("the agent's queue is not in its volume: %v, %v", left, err)
 	}
 	eventually(t, "each of two messages to be processed by each of three workers", func() bool {
@@ -89,7 +89,7 @@ func TestNoTraceIsLostWhileTheAgentIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.Replace(expected(t), "5 traces", "150 traces", 1)
-	if err := backend.Match(want, d.Jaeger().Traces()); err != nil {
+	if err := tracetest.Match(want, d.Jaeger().Traces()); err != nil {
 		t.Error(err)
 	}
 }

@@ -18,17 +18,21 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"otel-demo/local/compose"
+	"otel-demo/local/stack"
 	"otel-demo/local/trace"
+	"otel-demo/local/trace/tracetest"
 )
 
 // backendsElsewhere is the one recipe that is never run: its backends are other people's.
 const backendsElsewhere = "swap-backend"
 
 // recipeChecks are what a recipe promises besides its traces. Each returns the ids of the traces that it has made.
-var recipeChecks = map[string]func(t *testing.T, d *Demo, log *safeBuffer) []string{
+var recipeChecks = map[string]func(t *testing.T, d *stack.Demo, log *safeBuffer) []string{
 	"b3":                   checkB3,
 	"b3/both":              checkBothFormats,
 	"head-sampling":        checkDecisionTravels,
@@ -45,7 +49,7 @@ func TestRecipes(t *testing.T) {
 	for _, name := range recipeFolders(t) {
 		t.Run(name+" README", func(t *testing.T) { checkREADME(t, name) })
 	}
-	for _, recipe := range recipes(root) {
+	for _, recipe := range compose.Recipes(root) {
 		if recipe == backendsElsewhere {
 			continue
 		}
@@ -112,12 +116,12 @@ func checkREADME(t *testing.T, name string) {
 		t.Error("recipes/README.md does not lead to it")
 	}
 	found := false
-	for _, recipe := range recipes(projectRoot(t)) {
+	for _, recipe := range compose.Recipes(projectRoot(t)) {
 		if folder, _, _ := strings.Cut(recipe, "/"); folder != name {
 			continue
 		}
 		found = true
-		file, err := recipeFile(projectRoot(t), recipe)
+		file, err := compose.RecipeFile(projectRoot(t), recipe)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,30 +143,27 @@ func checkREADME(t *testing.T, name string) {
 }
 
 // startRecipe starts the demo with overlays, on free ports.
-func startRecipe(t *testing.T, names ...string) (*Demo, *safeBuffer) {
+func startRecipe(t *testing.T, names ...string) (*stack.Demo, *safeBuffer) {
 	t.Helper()
-	files := []string{composeFile}
+	files := []string{compose.File}
 	for _, name := range names {
-		file, err := recipeFile(projectRoot(t), name)
+		file, err := compose.RecipeFile(projectRoot(t), name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		files = append(files, file)
 	}
-	return startDemoWith(t, Options{Files: files})
+	return startDemoWith(t, stack.Options{Files: files})
 }
 
 // waitForClients waits until all clients have ended, and well.
-func waitForClients(t *testing.T, d *Demo) {
+func waitForClients(t *testing.T, d *stack.Demo) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
-	for _, s := range d.services {
-		if !s.isClient() {
-			continue
-		}
-		if status, err := d.Wait(ctx, s.Name); err != nil || status != 0 {
-			t.Fatalf("%s ended with %d, %v", s.Name, status, err)
+	for _, name := range d.Clients() {
+		if status, err := d.Wait(ctx, name); err != nil || status != 0 {
+			t.Fatalf("%s ended with %d, %v", name, status, err)
 		}
 	}
 }
@@ -178,13 +179,13 @@ func runRecipe(t *testing.T, recipe string) {
 
 	var own []string // traces that the check has made
 	match := func() error {
-		var others []*backend.Trace
+		var others []*trace.Trace
 		for _, trace := range d.Jaeger().Traces() {
 			if !slices.Contains(own, trace.ID) {
 				others = append(others, trace)
 			}
 		}
-		return backend.Match(want, others)
+		return tracetest.Match(want, others)
 	}
 	untilNil(t, match)
 	t.Logf("the traces were there after %v", time.Since(start).Round(100*time.Millisecond))
@@ -240,7 +241,7 @@ const (
 
 // onTheWire listens on the channel as `redis-cli subscribe work` does, sends the server a request with these headers,
 // and returns the headers of the message that it publishes.
-func onTheWire(t *testing.T, d *Demo, header http.Header) map[string]string {
+func onTheWire(t *testing.T, d *stack.Demo, header http.Header) map[string]string {
 	t.Helper()
 	conn, err := net.Dial("tcp", address(t, d, "redis", 6379))
 	if err != nil {
@@ -272,7 +273,7 @@ func onTheWire(t *testing.T, d *Demo, header http.Header) map[string]string {
 }
 
 // A B3 header that comes in goes out in the message, and no other format does.
-func checkB3(t *testing.T, d *Demo, _ *safeBuffer) []string {
+func checkB3(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	headers := onTheWire(t, d, http.Header{"B3": {asB3}, "Baggage": {"username=jo"}})
 	if !strings.HasPrefix(headers["b3"], sentID+"-") || headers["baggage"] != "username=jo" || len(headers) != 2 {
 		t.Errorf("the message's headers are %v, want b3 with the trace id, baggage, and nothing else", headers)
@@ -281,7 +282,7 @@ func checkB3(t *testing.T, d *Demo, _ *safeBuffer) []string {
 }
 
 // Whichever format comes in, both go out.
-func checkBothFormats(t *testing.T, d *Demo, _ *safeBuffer) []string {
+func checkBothFormats(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	for _, header := range []http.Header{{"B3": {asB3}}, {"Traceparent": {asW3C}}} {
 		headers := onTheWire(t, d, header)
 		if !strings.HasPrefix(headers["b3"], sentID+"-") || !strings.HasPrefix(headers["traceparent"], "00-"+sentID+"-") {
@@ -292,7 +293,7 @@ func checkBothFormats(t *testing.T, d *Demo, _ *safeBuffer) []string {
 }
 
 // The server and the worker do what the request's headers say.
-func checkDecisionTravels(t *testing.T, d *Demo, _ *safeBuffer) []string {
+func checkDecisionTravels(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	dropped := strings.Replace(sentID, "4", "5", 1)
 	flags := onTheWire(t, d, http.Header{"Traceparent": {"00-" + dropped + "-00f067aa0ba902b7-00"}})["traceparent"]
 	if !strings.HasPrefix(flags, "00-"+dropped+"-") || !strings.HasSuffix(flags, "-00") {
@@ -310,10 +311,10 @@ func checkDecisionTravels(t *testing.T, d *Demo, _ *safeBuffer) []string {
 }
 
 // everything returns all that Jaeger has, as it was sent, times and ids too.
-func everything(t *testing.T, d *Demo) string {
+func everything(t *testing.T, d *stack.Demo) string {
 	t.Helper()
 	var all strings.Builder
-	for _, store := range d.stores() {
+	for _, store := range d.Backends() {
 		for _, trace := range store.Traces() {
 			for _, span := range trace.Spans {
 				fmt.Fprintf(&all, "%+v\n", *span)
@@ -323,7 +324,7 @@ func everything(t *testing.T, d *Demo) string {
 	return all.String()
 }
 
-func checkRedacted(t *testing.T, d *Demo, _ *safeBuffer) []string {
+func checkRedacted(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	all := everything(t, d)
 	for _, private := range []string{"donuts", "s3cr3t", "{body hello, world}"} {
 		if strings.Contains(all, private) {
@@ -336,7 +337,7 @@ func checkRedacted(t *testing.T, d *Demo, _ *safeBuffer) []string {
 	return nil
 }
 
-func checkAllowed(t *testing.T, d *Demo, _ *safeBuffer) []string {
+func checkAllowed(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	all := everything(t, d)
 	for _, private := range []string{"donuts", "s3cr3t", "hello, world", "url.full", "username"} {
 		if strings.Contains(all, private) {
@@ -346,7 +347,7 @@ func checkAllowed(t *testing.T, d *Demo, _ *safeBuffer) []string {
 	return nil
 }
 
-func checkNothingIsLost(t *testing.T, d *Demo, log *safeBuffer) []string {
+func checkNothingIsLost(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
 	return agentOutage{
 		server:        address(t, d, "server", 8080),
 		stopCollector: func() error { return d.StopService("otel-collector") },
@@ -355,7 +356,7 @@ func checkNothingIsLost(t *testing.T, d *Demo, log *safeBuffer) []string {
 			return errors.Join(d.StartService(t.Context(), "otel-agent"), d.StartService(t.Context(), "otel-collector"))
 		},
 		log:    log.String,
-		traces: func() ([]*backend.Trace, error) { return d.Jaeger().Traces(), nil },
+		traces: func() ([]*trace.Trace, error) { return d.Jaeger().Traces(), nil },
 	}.losesNothing(t)
 }
 
@@ -364,7 +365,7 @@ type agentOutage struct {
 	server                          string
 	stopCollector, killAgent, start func() error
 	log                             func() string
-	traces                          func() ([]*backend.Trace, error)
+	traces                          func() ([]*trace.Trace, error)
 }
 
 // losesNothing kills the agent hard under load, while the collector is away, so that its queue is all that it has. It
@@ -381,11 +382,11 @@ func (o agentOutage) losesNothing(t *testing.T) []string {
 		defer mu.Unlock()
 		return len(ids)
 	}
-	enough := make(chan struct{})
+	var enough atomic.Bool
 	var load sync.WaitGroup
 	for range 4 {
 		load.Go(func() {
-			for !isClosed(enough) {
+			for !enough.Load() {
 				id, err := ask(o.server, http.Header{})
 				if err != nil {
 					t.Error(err)
@@ -397,7 +398,7 @@ func (o agentOutage) losesNothing(t *testing.T) []string {
 			}
 		})
 	}
-	stopLoad := sync.OnceFunc(func() { close(enough); load.Wait() })
+	stopLoad := sync.OnceFunc(func() { enough.Store(true); load.Wait() })
 	defer stopLoad()
 
 	eventually(t, "a batch that the agent has taken and can't send", func() bool {
@@ -437,7 +438,7 @@ func (o agentOutage) losesNothing(t *testing.T) []string {
 }
 
 // The collector has the numbers; if there is a Prometheus, it has them too, and else the runner says so.
-func checkMetrics(t *testing.T, d *Demo, log *safeBuffer) []string {
+func checkMetrics(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
 	metrics := "http://" + address(t, d, "otel-collector", 8889) + "/metrics"
 	for _, want := range []string{
 		`traces_span_metrics_calls_total\{.*service_name="worker".*span_name="process work".*\} 100`,
@@ -543,16 +544,16 @@ func checkTailSamplingWithLinks(t *testing.T) {
 // The same on a real engine, with the real backends.
 func TestRecipesOnEngine(t *testing.T) {
 	needsEngine(t)
-	for _, recipe := range recipes(projectRoot(t)) {
+	for _, recipe := range compose.Recipes(projectRoot(t)) {
 		if recipe == backendsElsewhere {
 			continue
 		}
 		t.Run(recipe, func(t *testing.T) {
-			file, err := recipeFile(projectRoot(t), recipe)
+			file, err := compose.RecipeFile(projectRoot(t), recipe)
 			if err != nil {
 				t.Fatal(err)
 			}
-			run := onEngine(t, composeFile, file)
+			run := onEngine(t, compose.File, file)
 			start := time.Now()
 			if run(t.Context(), "up", "--detach"); t.Failed() {
 				return
@@ -563,7 +564,7 @@ func TestRecipesOnEngine(t *testing.T) {
 			match := func() error {
 				traces, err := jaegerTraces(start)
 				if err == nil {
-					err = backend.Match(recipeTraces(t, recipe), traces)
+					err = tracetest.Match(recipeTraces(t, recipe), traces)
 				}
 				return err
 			}
@@ -580,13 +581,13 @@ func TestRecipesOnEngine(t *testing.T) {
 					killAgent:     command("kill", "otel-agent"),
 					start:         command("start", "otel-agent", "otel-collector"),
 					log:           func() string { return run(t.Context(), "logs", "--no-color", "otel-agent") },
-					traces:        func() ([]*backend.Trace, error) { return jaegerTraces(start) },
+					traces:        func() ([]*trace.Trace, error) { return jaegerTraces(start) },
 				}.losesNothing(t)
 				return
 			case "span-metrics":
 				prometheusHas(t, "127.0.0.1:9090")
 			}
-			time.Sleep(2 * settled) // for what else may come
+			time.Sleep(2 * stack.Settled) // for what else may come
 			if err := match(); err != nil {
 				t.Errorf("something else came: %v", err)
 			}
@@ -605,12 +606,12 @@ func TestSwapBackend(t *testing.T) {
 	}
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
-		cmd := exec.Command(os.Args[0], collectorName, "validate",
+		cmd := exec.Command(binary(t, "contrib"), "validate",
 			"--config="+filepath.Join(root, "otel-collector-config.yaml"), "--config="+file)
 		cmd.Env = append(os.Environ(), "BACKEND_ENDPOINT=https://otlp.example.com", "BACKEND_KEY=key",
 			"GOOGLE_CLOUD_PROJECT=project")
 		out, err := cmd.CombinedOutput()
-		if name == "otlp" || name == "googlecloud" {
+		if name == "otlp" {
 			if err != nil {
 				t.Errorf("%s: %v\n%s", name, err, out)
 			}

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"otel-demo/local/compose"
 )
 
 // realRedis is a redis-server of the test's own. Its clients need the password.
@@ -32,11 +34,7 @@ func startRedis(t *testing.T) *realRedis {
 		}
 		t.Skip("needs a real Redis: there is no redis-server (Debian: apt-get install redis-server)")
 	}
-	address, err := freeAddress()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &realRedis{t: t, address: address}
+	r := &realRedis{t: t, address: freeAddress(t)}
 	r.start()
 	t.Cleanup(func() { r.end(syscall.SIGKILL) })
 	return r
@@ -44,10 +42,9 @@ func startRedis(t *testing.T) *realRedis {
 
 func (r *realRedis) start() {
 	r.t.Helper()
-	host, number := hostAndPort(r.address)
+	host, number := compose.HostAndPort(r.address)
 	r.cmd = exec.Command("redis-server", "--bind", host, "--port", number, "--save", "", "--requirepass", redisPassword)
 	r.cmd.Dir = r.t.TempDir()
-	confine(r.cmd)
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
@@ -128,7 +125,7 @@ func TestRedisRestarts(t *testing.T) {
 				t.Error("the password is in the log")
 			}
 			spans := 0
-			for _, store := range d.stores() {
+			for _, store := range d.Backends() {
 				for _, trace := range store.Traces() {
 					for _, span := range trace.Spans {
 						spans++

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"runtime"
@@ -13,16 +14,13 @@ import (
 	"time"
 
 	"github.com/shirou/gopsutil/v4/mem"
-	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
-
-type vegetaResult = vegeta.Result
 
 // runnerItself is what its row is called: it sends the requests, and serves Redis and the backends of both sides.
 const runnerItself = "runner"
 
-// loadReport is what -load found out about one rate. -json writes it as it is.
-type loadReport struct {
+// Report is what -load found out about one rate. -json writes it as it is.
+type Report struct {
 	Machine   machine      `json:"machine"`
 	PerSecond int          `json:"per_second"`
 	Seconds   float64      `json:"seconds"`
@@ -71,20 +69,20 @@ type processReport struct {
 	PeakMB     float64 `json:"peak_mb"` // since the process started
 }
 
-func newReport(rate int, duration time.Duration, sides []sideReport) loadReport {
+func newReport(rate int, duration time.Duration, sides []sideReport) Report {
 	memory := 0.0
 	if m, err := mem.VirtualMemory(); err == nil {
 		memory = math.Round(float64(m.Total)/1e8) / 10
 	}
-	return loadReport{
+	return Report{
 		Machine:   machine{runtime.GOOS + "/" + runtime.GOARCH, runtime.NumCPU(), memory, runtime.Version()},
 		PerSecond: rate, Seconds: duration.Seconds(), Sides: sides,
 	}
 }
 
 // report says what became of the requests that were sent to a side.
-func (s *side) report(rate int, duration time.Duration, sent *requests, processes []processReport) sideReport {
-	results := sent.ended()
+func (s *side) report(rate int, duration time.Duration, sent *Requests, processes []processReport) sideReport {
+	results := sent.Ended()
 	r := sideReport{Side: s.name, Sent: len(results), Answered: answered(results), Processes: processes}
 	var late, fromSend []time.Duration
 	var ids []string
@@ -140,7 +138,7 @@ func (r sideReport) gave(planned int) string {
 	if r.Latency.P99 > 1000 {
 		all = append(all, fmt.Sprintf("the p99 is above a second: %.0f ms", r.Latency.P99))
 	}
-	for _, name := range sortedKeys(r.Backends) {
+	for _, name := range slices.Sorted(maps.Keys(r.Backends)) {
 		if lost := r.Backends[name].Lost; lost > 0 {
 			all = append(all, fmt.Sprintf("%s lacks %d of %d spans", name, lost, r.SpansMade))
 		}
@@ -161,10 +159,11 @@ func newQuantiles(all []time.Duration) quantiles {
 	return quantiles{at(0.5), at(0.9), at(0.99), at(0.999)}
 }
 
-func (r loadReport) writeJSON(w io.Writer) error { return json.NewEncoder(w).Encode(r) }
+// WriteJSON writes the report as it is, on one line.
+func (r Report) WriteJSON(w io.Writer) error { return json.NewEncoder(w).Encode(r) }
 
-// writeText writes the report for people. Where there are two sides they stand beside each other.
-func (r loadReport) writeText(w io.Writer) error {
+// WriteText writes the report for people. Where there are two sides they stand beside each other.
+func (r Report) WriteText(w io.Writer) error {
 	how := ""
 	if len(r.Sides) > 1 {
 		how = ", on each side"
@@ -198,7 +197,7 @@ func (r loadReport) writeText(w io.Writer) error {
 	row("p99.9, ms", "%.2f", func(s sideReport) float64 { return s.Latency.P999 })
 	row("p50 from the send, ms", "%.2f", func(s sideReport) float64 { return s.FromSend.P50 })
 	for _, s := range r.Sides {
-		for _, name := range sortedKeys(s.Backends) {
+		for _, name := range slices.Sorted(maps.Keys(s.Backends)) {
 			b := s.Backends[name]
 			fmt.Fprintf(t, "\n")
 			fmt.Fprintf(t, "at %s\t\t\n", name)

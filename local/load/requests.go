@@ -1,3 +1,4 @@
+// Package load sends requests to the demo at a fixed rate, and reports what tracing costs.
 package load
 
 import (
@@ -11,16 +12,16 @@ import (
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
 
-// requests are sent at a fixed rate, whether the ones before are answered or not. Each is a trace of its own, whose id is
+// Requests are sent at a fixed rate, whether the ones before are answered or not. Each is a trace of its own, whose id is
 // known here before the request is sent.
-type requests struct {
+type Requests struct {
 	attacker *vegeta.Attacker
 	done     chan struct{} // closed when all requests have ended
 	began    time.Time
 	interval time.Duration
 
 	mu      sync.Mutex
-	sent    map[string]bool // trace ids
+	ids     map[string]bool // of the traces of the requests that were sent
 	results []*vegeta.Result
 }
 
@@ -38,23 +39,23 @@ func (l limited) Pace(elapsed time.Duration, sent uint64) (wait time.Duration, s
 	return l.ConstantPacer.Pace(elapsed, sent)
 }
 
-// startRequests starts to send requests to a server, until stop or for a time that is not 0. A thousand at most wait for
+// Start starts to send requests to a server, until stop or for a time that is not 0. A thousand at most wait for
 // their answers at once.
-func startRequests(serverAddress string, perSecond int, duration time.Duration, baggage string, options ...func(*vegeta.Attacker)) *requests {
-	r := &requests{
+func Start(serverAddress string, perSecond int, duration time.Duration, baggage string, options ...func(*vegeta.Attacker)) *Requests {
+	r := &Requests{
 		attacker: vegeta.NewAttacker(append(options, vegeta.Timeout(10*time.Second), vegeta.MaxWorkers(1000))...),
 		done:     make(chan struct{}),
 		began:    time.Now(),
 		interval: time.Second / time.Duration(perSecond),
-		sent:     map[string]bool{},
+		ids:      map[string]bool{},
 	}
 	target := func(target *vegeta.Target) error {
-		trace := randomHex(16)
+		trace := RandomHex(16)
 		r.mu.Lock()
-		r.sent[trace] = true
+		r.ids[trace] = true
 		r.mu.Unlock()
 		target.Method, target.URL = http.MethodGet, "http://"+serverAddress+"/hello"
-		target.Header = http.Header{"Traceparent": {traceparent(trace)}}
+		target.Header = http.Header{"Traceparent": {Traceparent(trace)}}
 		if baggage != "" {
 			target.Header.Set("Baggage", baggage)
 		}
@@ -74,26 +75,36 @@ func startRequests(serverAddress string, perSecond int, duration time.Duration, 
 
 // late is how long after its intended start a request had ended. The intended start is when the fixed rate would have
 // sent it, though the sender may have been late too: so a stall counts for all who would have come meanwhile.
-func (r *requests) late(result *vegeta.Result) time.Duration {
+func (r *Requests) late(result *vegeta.Result) time.Duration {
 	intended := r.began.Add(time.Duration(result.Seq+1) * r.interval)
 	return max(result.Latency, result.Timestamp.Add(result.Latency).Sub(intended))
 }
 
-func randomHex(bytes int) string {
+// RandomHex returns an id of so many bytes.
+func RandomHex(bytes int) string {
 	id := make([]byte, bytes)
 	_, _ = rand.Read(id) // it never fails
 	return hex.EncodeToString(id)
 }
 
-func traceparent(trace string) string { return "00-" + trace + "-" + randomHex(8) + "-01" }
+// Traceparent returns the header of a request that goes on with a trace.
+func Traceparent(trace string) string { return "00-" + trace + "-" + RandomHex(8) + "-01" }
 
-// stop sends no more, and waits until each request has its answer or has failed.
-func (r *requests) stop() {
+// Stop sends no more, and waits until each request has its answer or has failed.
+func (r *Requests) Stop() {
 	r.attacker.Stop()
 	<-r.done
 }
 
-func (r *requests) ended() []*vegeta.Result {
+// Sent says whether a trace is that of a request that was sent.
+func (r *Requests) Sent(trace string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ids[trace]
+}
+
+// Ended returns the requests that have their answer or have failed.
+func (r *Requests) Ended() []*vegeta.Result {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.results)

@@ -4,50 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	gopsutil "github.com/shirou/gopsutil/v4/process"
-	"golang.org/x/term"
+	vegeta "github.com/tsenart/vegeta/v12/lib"
 
+	"otel-demo/local/compose"
+	"otel-demo/local/poll"
+	"otel-demo/local/stack"
 	"otel-demo/local/trace"
 )
 
-// collectorAlone are the arguments of the collector that the benchmarks export to.
-const collectorAlone = `--config=yaml:receivers: {otlp: {protocols: {grpc: {endpoint: "127.0.0.1:4317"}}}}
---config=yaml:exporters: {debug: {}}
---config=yaml:service: {pipelines: {traces: {receivers: [otlp], exporters: [debug]}}, telemetry: {metrics: {level: none}, logs: {disable_zap_resource: true}}}`
-
-// parseRates reads the value of -load.
-func (f *flags) parseRates(value string) error {
-	for one := range strings.SplitSeq(value, ",") {
-		rate, err := strconv.Atoi(one)
-		if err != nil || rate < 1 || rate > 100_000 {
-			return fmt.Errorf("%q: want requests a second, from 1 to 100000, such as 200", one)
-		}
-		f.rates = append(f.rates, rate)
-	}
-	return nil
-}
-
-// loadAndReport is what -load does.
-func loadAndReport(ctx context.Context, root string, f flags, c *console) error {
-	if os.Getenv("REDIS_URL") != "" {
-		return errors.New("REDIS_URL: want none with -load, whose two demos would hear each other's messages")
-	}
-	return runLoad(ctx, root, f, c, func(r loadReport) error {
-		if f.json {
-			return r.writeJSON(c.stdout)
-		}
-		return r.writeText(c.stdout)
-	})
+// Options say what is run.
+type Options struct {
+	stack.Options               // for each of the two demos; without REDIS_URL, as each needs its own
+	Rates         []int         // requests a second; several: each in turn
+	Duration      time.Duration // of each rate
+	Progress      func(text string)
 }
 
 // What -load runs: the demo twice, without its client. One side is traced and one isn't; all else is the same.
@@ -78,7 +59,7 @@ const warmUp = 2 * time.Second
 // side is one of the two demos.
 type side struct {
 	name     string
-	demo     *Demo
+	demo     *stack.Demo
 	server   string // its address
 	backends map[string]*arrivals
 	gave     bool // it could not take the rate before
@@ -97,23 +78,23 @@ type arrival struct {
 	arrived time.Time // when the last one came
 }
 
-func (a *arrivals) take(parts []*backend.Trace) {
+func (a *arrivals) take(parts []*trace.Trace) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, part := range parts {
-		trace := a.traces[part.ID]
-		if trace == nil {
-			trace = &arrival{}
-			a.traces[part.ID] = trace
+		all := a.traces[part.ID]
+		if all == nil {
+			all = &arrival{}
+			a.traces[part.ID] = all
 		}
 		for _, span := range part.Spans {
-			if slices.Contains(trace.spans, span.ID) {
+			if slices.Contains(all.spans, span.ID) {
 				continue
 			}
-			trace.spans, trace.arrived = append(trace.spans, span.ID), now
-			if span.End.After(trace.end) {
-				trace.end = span.End
+			all.spans, all.arrived = append(all.spans, span.ID), now
+			if span.End.After(all.end) {
+				all.end = span.End
 			}
 			a.spans++
 		}
@@ -132,9 +113,9 @@ func (a *arrivals) count() int {
 	return a.spans
 }
 
-// runLoad measures each rate in turn: a single one on both sides at the same time, several on one side after the other,
+// Run measures each rate in turn: a single one on both sides at the same time, several on one side after the other,
 // each until it gives. report gets what one or two sides did with a rate.
-func runLoad(ctx context.Context, root string, f flags, c *console, report func(loadReport) error) (err error) {
+func Run(ctx context.Context, o Options, report func(Report) error) (err error) {
 	dir, err := os.MkdirTemp("", "otel-demo-load-")
 	if err != nil {
 		return err
@@ -145,18 +126,17 @@ func runLoad(ctx context.Context, root string, f flags, c *console, report func(
 	if err != nil {
 		return err
 	}
-	c.line("", "building the programs, and starting the demo twice")
-	if err := goBuild(ctx, root, dir, "./cmd/..."); err != nil {
-		return err
-	}
-	files := slices.Concat([]string{composeFile, base}, f.files[1:]) // the user's own come later, and so may say otherwise
+	o.Line("", "starting the demo twice")
+	o.FreePorts, o.Line = true, quietLines(o.Line)
+	files := slices.Concat([]string{compose.File, base}, o.Files[1:]) // the user's own come later, and so may say otherwise
 	sides := []*side{{name: "untraced"}, {name: "traced"}}
 	for _, s := range sides {
-		options := Options{Root: root, Files: files, FreePorts: true, Programs: dir, Line: quietLines(c)}
+		options := o.Options
+		options.Files = files
 		if s.name == "untraced" {
 			options.Files = append(slices.Clone(files), disabled)
 		}
-		if s.demo, err = Start(ctx, options); err != nil {
+		if s.demo, err = stack.Start(ctx, options); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, s.demo.Stop()) }()
@@ -164,20 +144,20 @@ func runLoad(ctx context.Context, root string, f flags, c *console, report func(
 			return err
 		}
 	}
-	if len(f.rates) == 1 {
-		sides, err := measure(ctx, c, f.rates[0], f.duration, sides...)
+	if len(o.Rates) == 1 {
+		sides, err := measure(ctx, o, o.Rates[0], sides...)
 		if err != nil {
 			return err
 		}
-		return report(newReport(f.rates[0], f.duration, sides))
+		return report(newReport(o.Rates[0], o.Duration, sides))
 	}
-	for _, rate := range f.rates {
+	for _, rate := range o.Rates {
 		var results []sideReport
 		for _, s := range sides {
 			if s.gave {
 				continue
 			}
-			one, err := measure(ctx, c, rate, f.duration, s)
+			one, err := measure(ctx, o, rate, s)
 			if err != nil {
 				return err
 			}
@@ -187,7 +167,7 @@ func runLoad(ctx context.Context, root string, f flags, c *console, report func(
 		if len(results) == 0 {
 			break
 		}
-		if err := report(newReport(rate, f.duration, results)); err != nil {
+		if err := report(newReport(rate, o.Duration, results)); err != nil {
 			return err
 		}
 	}
@@ -196,10 +176,10 @@ func runLoad(ctx context.Context, root string, f flags, c *console, report func(
 
 // quietLines leaves out what services write though nothing is wrong: under load, the server alone writes a line a
 // request.
-func quietLines(c *console) func(service, line string) {
+func quietLines(write func(service, line string)) func(service, line string) {
 	return func(service, line string) {
 		if !strings.Contains(line, "level=INFO") && !strings.Contains(line, "\tinfo\t") {
-			c.line(service, line)
+			write(service, line)
 		}
 	}
 }
@@ -207,37 +187,32 @@ func quietLines(c *console) func(service, line string) {
 // prepare finds the server, waits until it is well, and has the backends count what comes rather than keep it.
 func (s *side) prepare(ctx context.Context) error {
 	s.backends = map[string]*arrivals{}
-	for name, store := range map[string]*backend.Store{"jaeger": s.demo.Jaeger(), "zipkin": s.demo.Zipkin()} {
-		if s.demo.Has(name) {
-			s.backends[name] = &arrivals{traces: map[string]*arrival{}}
-			store.Divert(s.backends[name].take)
-		}
+	for _, backend := range s.demo.Backends() {
+		s.backends[backend.Service] = &arrivals{traces: map[string]*arrival{}}
+		backend.Divert(s.backends[backend.Service].take)
 	}
 	var err error
 	if s.server, err = s.demo.Addr("server", 8080); err != nil {
 		return err
 	}
-	for end := time.Now().Add(30 * time.Second); ; {
+	err = poll.Until(ctx, 50*time.Millisecond, 30*time.Second, func() error {
 		response, err := http.Get("http://" + s.server + "/healthz")
-		if err == nil {
+		if err == nil && response.StatusCode != http.StatusOK {
+			err = errors.New(response.Status)
+		}
+		if response != nil {
 			_ = response.Body.Close() // its status says all
-			if response.StatusCode == http.StatusOK {
-				return nil
-			}
 		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%s: the server is not well after 30 s", s.name)
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(50 * time.Millisecond):
-		}
+		return err
+	})
+	if err != nil && context.Cause(ctx) == nil {
+		err = fmt.Errorf("%s: the server is not well after 30 s: %w", s.name, err)
 	}
+	return err
 }
 
 // measure sends requests to all given sides at once, and returns what each did.
-func measure(ctx context.Context, c *console, rate int, duration time.Duration, sides ...*side) ([]sideReport, error) {
+func measure(ctx context.Context, o Options, rate int, sides ...*side) ([]sideReport, error) {
 	const likeTheClient = "username=donuts"
 	if _, err := attack(ctx, rate, warmUp, likeTheClient, sides, func(string) {}); err != nil {
 		return nil, err
@@ -254,26 +229,25 @@ func measure(ctx context.Context, c *console, rate int, duration time.Duration, 
 	for i, s := range sides {
 		watches[i] = s.watch()
 	}
-	progress := progressLine(c)
-	sent, err := attack(ctx, rate, duration, likeTheClient, sides, func(text string) { progress(text + arrivedText(sides)) })
+	sent, err := attack(ctx, rate, o.Duration, likeTheClient, sides, func(text string) { o.Progress(text + arrivedText(sides)) })
 	if err != nil {
 		return nil, err
 	}
 	var reports []sideReport
 	for i, s := range sides {
-		if err := s.drain(ctx, spansPerRequest*answered(sent[i].ended())); err != nil {
+		if err := s.drain(ctx, spansPerRequest*answered(sent[i].Ended())); err != nil {
 			return nil, err
 		}
-		reports = append(reports, s.report(rate, duration, sent[i], watches[i].stop()))
+		reports = append(reports, s.report(rate, o.Duration, sent[i], watches[i].stop()))
 	}
 	return reports, nil
 }
 
 // attack sends requests for a time, and returns when all have ended.
-func attack(ctx context.Context, rate int, duration time.Duration, baggage string, sides []*side, progress func(string)) ([]*requests, error) {
-	var all []*requests
+func attack(ctx context.Context, rate int, duration time.Duration, baggage string, sides []*side, progress func(string)) ([]*Requests, error) {
+	var all []*Requests
 	for _, s := range sides {
-		all = append(all, startRequests(s.server, rate, duration, baggage))
+		all = append(all, Start(s.server, rate, duration, baggage))
 		// In turn, or the side that is asked second would always find the machine busy with the first.
 		time.Sleep(time.Second / time.Duration(rate*len(sides)))
 	}
@@ -288,7 +262,7 @@ func attack(ctx context.Context, rate int, duration time.Duration, baggage strin
 			case <-ticker.C:
 				text := fmt.Sprintf("%d/s: %v of %v", rate, time.Since(start).Round(time.Second), duration)
 				for i, r := range all {
-					ended := r.ended()
+					ended := r.Ended()
 					text += fmt.Sprintf(", %s %d answered", sides[i].name, answered(ended))
 					if failed := len(ended) - answered(ended); failed > 0 {
 						text += fmt.Sprintf(" and %d failed", failed)
@@ -297,7 +271,7 @@ func attack(ctx context.Context, rate int, duration time.Duration, baggage strin
 				progress(text)
 			case <-ctx.Done():
 				for _, r := range all {
-					r.stop()
+					r.Stop()
 				}
 				return nil, context.Cause(ctx)
 			}
@@ -306,7 +280,7 @@ func attack(ctx context.Context, rate int, duration time.Duration, baggage strin
 	return all, nil
 }
 
-func answered(results []*vegetaResult) int {
+func answered(results []*vegeta.Result) int {
 	n := 0
 	for _, result := range results {
 		if result.Code == http.StatusOK {
@@ -318,7 +292,7 @@ func answered(results []*vegetaResult) int {
 
 func arrivedText(sides []*side) (text string) {
 	for _, s := range sides {
-		for _, name := range sortedKeys(s.backends) {
+		for _, name := range slices.Sorted(maps.Keys(s.backends)) {
 			text += fmt.Sprintf(", %s %d spans", name, s.backends[name].count())
 		}
 	}
@@ -328,7 +302,7 @@ func arrivedText(sides []*side) (text string) {
 // drain waits until so many spans have come to each backend, or nothing has come for a while.
 func (s *side) drain(ctx context.Context, spans int) error {
 	last, since := -1, time.Now()
-	for {
+	return poll.Until(ctx, 20*time.Millisecond, 0, func() error {
 		total, all := 0, spans > 0
 		for _, a := range s.backends {
 			n := a.count()
@@ -338,27 +312,11 @@ func (s *side) drain(ctx context.Context, spans int) error {
 		if total != last {
 			last, since = total, time.Now()
 		}
-		if len(s.backends) == 0 || all || time.Since(since) > quiet {
+		if len(s.backends) == 0 || all || time.Since(since) > stack.Quiet {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// progressLine returns what writes how far the load is: over itself on a terminal, and otherwise every ten seconds.
-func progressLine(c *console) func(string) {
-	calls := 0
-	return func(text string) {
-		if calls++; term.IsTerminal(int(c.stderr.Fd())) {
-			fmt.Fprintf(c.stderr, "\r\x1b[K%s", text)
-		} else if calls%10 == 0 {
-			c.line("", text)
-		}
-	}
+		return fmt.Errorf("%d spans have come", total)
+	})
 }
 
 // watch follows what each process uses.
@@ -384,9 +342,9 @@ func (s *side) watch() *watch {
 			w.processes = append(w.processes, one)
 		}
 	}
-	for _, service := range s.demo.services {
-		for _, pid := range s.demo.PIDs(service.Name) {
-			add(service.Name, pid)
+	for _, service := range s.demo.Services() {
+		for _, pid := range s.demo.PIDs(service) {
+			add(service, pid)
 		}
 	}
 	add(runnerItself, os.Getpid())

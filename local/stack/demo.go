@@ -1,19 +1,23 @@
+// Package stack runs a project of compose files on this machine: it builds what has to be built, starts each service in
+// order and on its conditions, and stops them all. Each kind of service has a file of its own.
 package stack
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"maps"
 	"os"
 	"slices"
-	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
 
+	"otel-demo/local/compose"
 	"otel-demo/local/trace"
+	"otel-demo/local/viewer"
 )
 
 // Options are what a run of the demo is made of.
@@ -22,19 +26,22 @@ type Options struct {
 	Files     []string                   // compose files, relative to Root or absolute, merged in this order
 	FreePorts bool                       // published ports get free numbers too, so that several demos run side by side
 	RedisURL  string                     // a Redis server to use, rather than the runner's own
-	Programs  string                     // a folder that has the programs already; if empty, they are built
+	Binaries  string                     // a folder that has programs and collectors already; if empty, they are built
 	Line      func(service, line string) // gets each line that a service writes, one at a time; service is "" for the demo's own
+	Kill      <-chan struct{}            // when it is closed, all processes are killed, for somebody who can't wait for Stop
 }
 
 // Demo is the demo as docker-compose.yml and its overlays have it, on this machine.
 type Demo struct {
 	options   Options
 	dir       string // all files of the run; removed at the end
-	addresses *addresses
-	backend   *backend.Backend
+	addresses *compose.Addresses
+	viewer    *viewer.Viewer
+	builds    map[string]*build
 	services  []*service // in the order of their start
 	failed    chan error
 	stopOnce  sync.Once
+	stopped   chan struct{}
 
 	lineMu sync.Mutex
 
@@ -45,38 +52,60 @@ type Demo struct {
 // service is one service of the compose file, and all instances of it.
 type service struct {
 	types.ServiceConfig
-	kind      kind
-	instances []instance
-	binary    string       // of a program
-	env       []string     // of a program, for its health check
-	probe     func() error // says whether a service in the runner is up
-	awaited   bool         // another service waits for its end
+	kind      compose.Kind
+	instances []instance // none if it is left out
+	needs     *build     // what it executes, if that is built
+	awaited   bool       // another service waits for its end
 }
 
 // instance is what can be started and stopped: a process, or a server in the runner.
 type instance interface {
-	start() error
-	stop() error // and wait until it is
+	start(ctx context.Context) error // and wait until others can use it
+	stop() error                     // and wait until it is
 }
+
+// kind is what the runner does for the services of one kind.
+type kind interface {
+	plan(d *Demo, s *service) error                       // makes the service's instances, and starts none
+	probe(ctx context.Context, d *Demo, s *service) error // says whether the service is well
+}
+
+var kinds = map[compose.Kind]kind{
+	compose.Program:    program{},
+	compose.Collector:  collector{},
+	compose.Redis:      redis{},
+	compose.Jaeger:     jaeger{},
+	compose.Zipkin:     zipkin{},
+	compose.Prometheus: prometheus{},
+	compose.Nothing:    nothing{},
+}
+
+// nothing is a service that ends at once.
+type nothing struct{}
+
+func (nothing) plan(*Demo, *service) error                   { return nil }
+func (nothing) probe(context.Context, *Demo, *service) error { return errNoProbe }
+
+var errNoProbe = errors.New("it has no healthcheck")
 
 // Start starts all services, in the order and on the conditions of the compose file, and returns when all have started.
 // If one can't, or ctx ends before, those that have are stopped again.
 func Start(ctx context.Context, options Options) (*Demo, error) {
-	if len(options.Files) == 0 {
-		options.Files = []string{composeFile}
-	}
-	project, err := loadProject(ctx, options.Root, options.Files)
+	project, err := compose.Load(ctx, options.Root, options.Files)
 	if err != nil {
 		return nil, err
 	}
-	d := &Demo{options: options, backend: backend.New(), failed: make(chan error, 1)}
-	if d.addresses, err = newAddresses(project, options.FreePorts); err != nil {
+	d := &Demo{options: options, viewer: viewer.New(), builds: map[string]*build{}, failed: make(chan error, 1),
+		stopped: make(chan struct{})}
+	if d.addresses, err = compose.NewAddresses(project, options.FreePorts, options.RedisURL); err != nil {
 		return nil, err
 	}
+	defer d.addresses.Release() // what nobody listens on
 	if d.dir, err = os.MkdirTemp("", "otel-demo-"); err != nil {
 		return nil, err
 	}
 	if err = d.plan(project); err == nil {
+		go d.killWhenAsked()
 		err = d.start(ctx)
 	}
 	if err != nil {
@@ -85,43 +114,65 @@ func Start(ctx context.Context, options Options) (*Demo, error) {
 	return d, nil
 }
 
-// start starts the services one after the other. The programs are built meanwhile.
+// plan makes every service of the project, with all that its start needs.
+func (d *Demo) plan(project *types.Project) error {
+	for _, name := range compose.StartOrder(project) {
+		config := project.Services[name]
+		kind, err := compose.KindOf(config)
+		if err != nil {
+			return err
+		}
+		d.services = append(d.services, &service{ServiceConfig: config, kind: kind})
+	}
+	for _, s := range d.services {
+		for other, dependency := range s.DependsOn {
+			if dependency.Condition == types.ServiceConditionCompletedSuccessfully {
+				d.service(other).awaited = true
+			}
+		}
+		if err := kinds[s.kind].plan(d, s); err != nil {
+			return fmt.Errorf("services.%s.%w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+// start starts the services one after the other. What they execute is built meanwhile.
 func (d *Demo) start(ctx context.Context) error {
 	buildCtx, cancel := context.WithCancel(ctx)
-	built := make(chan error, 1)
-	go func() { built <- d.build(buildCtx) }()
-	defer func() {
-		cancel()
-		if built != nil {
-			<-built
-		}
-	}()
+	for _, name := range slices.Sorted(maps.Keys(d.builds)) {
+		b := d.builds[name]
+		go b.run(buildCtx, d)
+		defer func() { <-b.done }()
+	}
+	defer cancel()
 
 	for _, s := range d.services {
-		for _, other := range sortedKeys(s.DependsOn) {
+		for _, other := range slices.Sorted(maps.Keys(s.DependsOn)) {
 			if err := d.waitFor(ctx, d.service(other), s.DependsOn[other].Condition); err != nil {
 				return fmt.Errorf("service %s waits for %s: %w", s.Name, other, err)
 			}
 		}
-		if s.kind == program && built != nil {
-			err := <-built
-			built = nil
-			if err != nil {
-				return err
+		if s.needs != nil {
+			<-s.needs.done // it says itself how far it is
+			if s.needs.err != nil {
+				return s.needs.err
 			}
 		}
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		for _, i := range s.instances {
-			if err := i.start(); err != nil {
-				return fmt.Errorf("service %s: %w", s.Name, err)
-			}
+		if err := s.start(ctx); err != nil {
+			return err
 		}
-		if s.kind == collector {
-			if err := d.waitForPorts(ctx, s); err != nil {
-				return err
-			}
+	}
+	return nil
+}
+
+func (s *service) start(ctx context.Context) error {
+	for _, i := range s.instances {
+		if err := i.start(ctx); err != nil {
+			return fmt.Errorf("service %s: %w", s.Name, err)
 		}
 	}
 	return nil
@@ -138,6 +189,7 @@ func (d *Demo) Stop() error {
 		for _, s := range slices.Backward(d.services) {
 			err = errors.Join(err, d.progress("stopping "+s.Name, s.stop))
 		}
+		close(d.stopped)
 		err = errors.Join(err, os.RemoveAll(d.dir))
 	})
 	return err
@@ -155,8 +207,22 @@ func (s *service) stop() error {
 	return err
 }
 
-// Failed gets the first end of a process that should have gone on, as an error that names it. The others go on: it is
-// for the caller to stop them.
+// killWhenAsked kills all processes when Options.Kill is closed. Stop then has nothing left to wait for.
+func (d *Demo) killWhenAsked() {
+	select {
+	case <-d.options.Kill:
+	case <-d.stopped:
+		return
+	}
+	for _, s := range d.services {
+		for _, p := range s.processes() {
+			_ = p.kill() // whatever it says, there is no more that can be done
+		}
+	}
+}
+
+// Failed gets the first end of a process that should have gone on, as an *EndError. The others go on: it is for the caller
+// to stop them.
 func (d *Demo) Failed() <-chan error { return d.failed }
 
 // ended is told of each process that ends though nobody stopped it. It is no failure where the compose file has somebody
@@ -170,43 +236,98 @@ func (d *Demo) ended(s *service, p *process) {
 		return
 	}
 	select {
-	case d.failed <- &endError{p.name, p.status()}:
+	case d.failed <- &EndError{p.name, p.status(), s.isClient()}:
 	default: // it has been told of another one
 	}
 }
 
-// endError is the end of a process that should have gone on.
-type endError struct {
-	process string
-	status  int
+// EndError is the end of a process that should have gone on.
+type EndError struct {
+	Process  string // the service, with a number if there are several
+	Status   int
+	OfClient bool
 }
 
-func (e *endError) Error() string {
-	return fmt.Sprintf("%s ended with exit status %d", e.process, e.status)
+func (e *EndError) Error() string {
+	return fmt.Sprintf("%s ended with exit status %d", e.Process, e.Status)
 }
 
 // isClient says whether a service makes its requests and ends. All other programs go on until they are stopped.
 func (s *service) isClient() bool {
-	return s.kind == program && s.Build.Args["CMD"] != nil && *s.Build.Args["CMD"] == "client"
+	return s.kind == compose.Program && *s.Build.Args["CMD"] == "client"
+}
+
+// Clients returns the names of the services that make their requests and end.
+func (d *Demo) Clients() (names []string) {
+	for _, s := range d.services {
+		if s.isClient() {
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }
 
 // Jaeger returns what has arrived at the service jaeger. Zipkin returns what has at the service zipkin.
-func (d *Demo) Jaeger() *backend.Store { return d.backend.Jaeger() }
+func (d *Demo) Jaeger() *trace.Store { return d.viewer.Jaeger() }
 
 // Zipkin returns what has arrived at the service zipkin.
-func (d *Demo) Zipkin() *backend.Store { return d.backend.Zipkin() }
+func (d *Demo) Zipkin() *trace.Store { return d.viewer.Zipkin() }
 
-// Has says whether the demo has a service of this name, and doesn't leave it out.
-func (d *Demo) Has(name string) bool { return d.service(name) != nil }
+// A Backend is a service that keeps traces, and what it has.
+type Backend struct {
+	Service string
+	*trace.Store
+}
 
-// Addr returns where on this machine a port of a service is: `Addr("otel-agent", 4317)` is what other services know as
-// otel-agent:4317. It is an error for a port that nobody asked for, in the compose file or the collectors' YAML.
+// Backends returns the backends that the demo has and doesn't leave out.
+func (d *Demo) Backends() (backends []Backend) {
+	for _, s := range d.services {
+		switch s.kind {
+		case compose.Jaeger:
+			backends = append(backends, Backend{s.Name, d.Jaeger()})
+		case compose.Zipkin:
+			backends = append(backends, Backend{s.Name, d.Zipkin()})
+		}
+	}
+	return backends
+}
+
+// Places says where you can look at the demo: at the published ports.
+func (d *Demo) Places() string {
+	var places []string
+	for _, s := range d.services {
+		if len(s.instances) == 0 {
+			continue // left out
+		}
+		for _, p := range s.Ports {
+			address, err := d.Addr(s.Name, int(p.Target))
+			if err != nil {
+				continue // nothing of the service listens there
+			}
+			path := ""
+			if s.kind == compose.Program {
+				path = "/hello"
+			}
+			_, number := compose.HostAndPort(address)
+			places = append(places, fmt.Sprintf("%s: http://localhost:%s%s", s.Name, number, path))
+		}
+	}
+	return strings.Join(places, ", ")
+}
+
+// Addr returns the address of a service's port on this machine.
 func (d *Demo) Addr(name string, number int) (string, error) {
-	if address, ok := d.addresses.of[port{name, 0, number}]; ok {
+	if address, ok := d.addresses.All()[compose.Port{Service: name, Number: number}]; ok {
 		return address, nil
 	}
 	return "", fmt.Errorf("service %s has no port %d in %v", name, number, d.options.Files)
 }
+
+// Addresses returns the addresses of all ports.
+func (d *Demo) Addresses() map[compose.Port]string { return d.addresses.All() }
+
+// Dir returns the folder that has all files of the run. Stop removes it.
+func (d *Demo) Dir() string { return d.dir }
 
 // Wait waits until all processes of a service have ended, and returns the highest of their exit statuses.
 func (d *Demo) Wait(ctx context.Context, name string) (int, error) {
@@ -260,15 +381,7 @@ func (d *Demo) StartService(ctx context.Context, name string) error {
 	if s == nil {
 		return noService(name)
 	}
-	for _, i := range s.instances {
-		if err := i.start(); err != nil {
-			return err
-		}
-	}
-	if s.kind == collector {
-		return d.waitForPorts(ctx, s)
-	}
-	return nil
+	return s.start(ctx)
 }
 
 // Restart stops a service in order and starts it again.
@@ -279,25 +392,22 @@ func (d *Demo) Restart(ctx context.Context, name string) error {
 	return d.StartService(ctx, name)
 }
 
-// PIDs returns the ids of a service's processes, none if it runs in the runner.
-func (d *Demo) PIDs(name string) []int {
-	var pids []int
-	processes, _ := d.processes(name) // none: no ids
-	for _, p := range processes {
-		pids = append(pids, p.pid())
+// Services returns the names of all services, in the order of their start.
+func (d *Demo) Services() (names []string) {
+	for _, s := range d.services {
+		names = append(names, s.Name)
 	}
-	return pids
+	return names
 }
 
-// killAll ends all processes hard, for somebody who can't wait for Stop, which then has nothing left to wait for.
-func (d *Demo) killAll() {
-	for _, s := range d.services {
-		for _, i := range s.instances {
-			if p, ok := i.(*process); ok {
-				_ = p.kill() // whatever it says, there is no more that can be done
-			}
+// PIDs returns the ids of a service's processes, none if it runs in the runner.
+func (d *Demo) PIDs(name string) (pids []int) {
+	if s := d.service(name); s != nil {
+		for _, p := range s.processes() {
+			pids = append(pids, p.pid())
 		}
 	}
+	return pids
 }
 
 func (d *Demo) service(name string) *service {
@@ -309,18 +419,24 @@ func (d *Demo) service(name string) *service {
 	return nil
 }
 
+// processes returns a service's instances that are processes.
+func (s *service) processes() (processes []*process) {
+	for _, i := range s.instances {
+		if p, ok := i.(*process); ok {
+			processes = append(processes, p)
+		}
+	}
+	return processes
+}
+
 func (d *Demo) processes(name string) ([]*process, error) {
 	s := d.service(name)
 	if s == nil {
 		return nil, noService(name)
 	}
-	var processes []*process
-	for _, i := range s.instances {
-		p, ok := i.(*process)
-		if !ok {
-			return nil, fmt.Errorf("service %s is not a process: it runs in the runner", name)
-		}
-		processes = append(processes, p)
+	processes := s.processes()
+	if len(processes) < len(s.instances) {
+		return nil, fmt.Errorf("service %s is not a process: it runs in the runner", name)
 	}
 	return processes, nil
 }
@@ -353,15 +469,4 @@ func (d *Demo) progress(step string, do func() error) error {
 			d.line("", fmt.Sprintf("%s ... (%v)", step, time.Since(start).Round(time.Second)))
 		}
 	}
-}
-
-func hostAndPort(address string) (host, number string) {
-	host, number, _ = net.SplitHostPort(address) // made by net.JoinHostPort
-	return host, number
-}
-
-func portNumber(address string) int {
-	_, number := hostAndPort(address)
-	n, _ := strconv.Atoi(number) // likewise
-	return n
 }

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -19,22 +20,37 @@ type process struct {
 	line  func(string)     // gets what it writes, line by line
 	ended func(*process)   // is told when it ends though nobody stopped it
 
+	listens func(ctx context.Context) error // if set, waits until it listens
+
 	mu      sync.Mutex
 	cmd     *exec.Cmd
 	done    chan struct{} // closed when it has ended
 	stopped bool          // somebody wants it to end
 }
 
-func (p *process) start() error {
+func (p *process) start(ctx context.Context) error {
+	if err := p.run(); err != nil {
+		return fmt.Errorf("cannot start %s: %w", p.name, err)
+	}
+	if p.listens != nil {
+		return p.listens(ctx)
+	}
+	return nil
+}
+
+func (p *process) run() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.done != nil && !isClosed(p.done) {
+		return errors.New("it runs already")
+	}
 	cmd := p.make()
 	out := &lineWriter{line: p.line}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = time.Second // for a pipe that somebody else holds open
 	confine(cmd)
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("cannot start %s: %w", p.name, err)
+		return err
 	}
 	done := make(chan struct{})
 	p.cmd, p.done, p.stopped = cmd, done, false

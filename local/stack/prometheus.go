@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -8,19 +9,22 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"otel-demo/local/compose"
 )
+
+// prometheus is the program of that name on the PATH. If there is none, the service is left out.
+type prometheus struct{}
 
 // prometheusDefault are the arguments that the image has where compose gives none.
 var prometheusDefault = []string{"--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"}
 
 var localAddress = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 
-// prometheusCommand returns what runs a Prometheus on the YAML that compose mounts, or "" if there is none to run: then
-// it says that the service is left out, and where you find what it would have scraped.
-func (d *Demo) prometheusCommand(s *service) (string, []string, error) {
+func (prometheus) plan(d *Demo, s *service) error {
 	onHost, err := d.mounts(s, 0)
 	if err != nil {
-		return "", nil, err
+		return err
 	}
 	command := []string(s.Command)
 	if len(command) == 0 {
@@ -32,38 +36,34 @@ func (d *Demo) prometheusCommand(s *service) (string, []string, error) {
 		name, value, _ := strings.Cut(arg, "=")
 		switch name {
 		case "--config.file":
-			file := onHost(value)
-			if file == value {
-				return "", nil, fmt.Errorf("command: %s: no volume mounts %s", name, value)
+			if config, err = d.mappedYAML(s, 0, value, onHost); err != nil {
+				return fmt.Errorf("command: %w", err)
 			}
-			content, err := d.addresses.inFile(s.Name, 0, file, onHost)
-			if err != nil {
-				return "", nil, err
-			}
-			config = string(content)
-			mapped := filepath.Join(d.dir, s.Name+"-"+filepath.Base(file))
-			if err := os.WriteFile(mapped, content, 0o600); err != nil {
-				return "", nil, err
-			}
-			arg = name + "=" + mapped
+			arg = name + "=" + config
 		case "--storage.tsdb.path":
 			arg = name + "=" + filepath.Join(d.dir, "tsdb")
 		case "--web.listen-address":
-			return "", nil, fmt.Errorf("command: %s: the runner gives Prometheus its address itself", name)
+			return fmt.Errorf("command: %s: the runner gives Prometheus its address itself", name)
 		}
 		args = append(args, arg)
 	}
-	address, err := d.addresses.get(port{s.Name, 0, 9090})
-	if err != nil {
-		return "", nil, err
-	}
 	path, err := exec.LookPath("prometheus")
 	if err != nil {
-		targets := localAddress.FindAllString(config, -1)
+		content, err := os.ReadFile(config)
+		if err != nil {
+			return fmt.Errorf("command: %w", err)
+		}
+		targets := localAddress.FindAllString(string(content), -1)
 		slices.Sort(targets)
 		d.line("", fmt.Sprintf("%s is left out, since there is no program `prometheus` on the PATH; what it would scrape: http://%s/metrics",
 			s.Name, strings.Join(slices.Compact(targets), "/metrics, http://")))
-		return "", nil, nil
+		return nil
 	}
-	return path, append(args, "--web.listen-address="+address), nil
+	address, err := d.addresses.Get(compose.Port{Service: s.Name, Number: 9090})
+	if err != nil {
+		return err
+	}
+	return d.addProcesses(s, func(int) (string, []string, error) { return path, append(args, "--web.listen-address="+address), nil })
 }
+
+func (prometheus) probe(context.Context, *Demo, *service) error { return errNoProbe }

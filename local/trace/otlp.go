@@ -1,92 +1,36 @@
 package trace
 
 import (
-	"context"
 	"strings"
-	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
-	"google.golang.org/grpc"
-	_ "google.golang.org/grpc/encoding/gzip" // collectors compress what they send
 )
 
-// maxMessage bounds a gRPC message, unpacked. A collector that sends what piled up during an outage sends large ones.
-const maxMessage = 16 << 20
-
-// OTLP returns a server of OTLP's trace service over gRPC that fills Jaeger's store. The caller gives it a listener.
-func (b *Backend) OTLP() *grpc.Server {
-	server := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxConcurrentStreams(100),
-		grpc.ConnectionTimeout(5*time.Second),
-	)
-	ptraceotlp.RegisterGRPCServer(server, &otlpService{store: b.jaeger})
-	return server
-}
-
-type otlpService struct {
-	ptraceotlp.UnimplementedGRPCServer
-	store *Store
-}
-
-func (s *otlpService) Export(_ context.Context, request ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
-	traces, rejected := fromOTLP(request.Traces())
-	s.store.add(traces)
-	response := ptraceotlp.NewExportResponse()
-	if rejected > 0 {
-		response.PartialSuccess().SetRejectedSpans(int64(rejected))
-		response.PartialSuccess().SetErrorMessage("a span must have a trace id and a span id")
-	}
-	return response, nil
-}
-
-// fromOTLP sorts spans by their traces. It counts those that it leaves out because they have no id.
-func fromOTLP(from ptrace.Traces) (traces []*Trace, rejected int) {
-	type part struct {
-		trace           *Trace
-		resource, scope int // what the last copied span was of
-		resourceSpans   ptrace.ResourceSpans
-		scopeSpans      ptrace.ScopeSpans
-	}
-	parts := map[pcommon.TraceID]*part{}
-	for r, resourceSpans := range from.ResourceSpans().All() {
+// FromOTLP sorts spans by their traces. It counts those that it leaves out because they have no id.
+func FromOTLP(from ptrace.Traces) (traces []*Trace, rejected int) {
+	byID := map[pcommon.TraceID]*Trace{}
+	for _, resourceSpans := range from.ResourceSpans().All() {
 		service, resource := "", attributes(resourceSpans.Resource().Attributes())
 		if name, ok := resourceSpans.Resource().Attributes().Get("service.name"); ok {
 			service = name.AsString()
 		}
-		for s, scopeSpans := range resourceSpans.ScopeSpans().All() {
+		for _, scopeSpans := range resourceSpans.ScopeSpans().All() {
 			scope := strings.TrimSpace(scopeSpans.Scope().Name() + " " + scopeSpans.Scope().Version())
-			for _, span := range scopeSpans.Spans().All() {
-				if span.TraceID().IsEmpty() || span.SpanID().IsEmpty() {
+			for _, from := range scopeSpans.Spans().All() {
+				if from.TraceID().IsEmpty() || from.SpanID().IsEmpty() {
 					rejected++
 					continue
 				}
-				p := parts[span.TraceID()]
-				if p == nil {
-					otlp := ptrace.NewTraces()
-					trace := &Trace{ID: span.TraceID().String(), otlp: []ptrace.Traces{otlp}}
-					p = &part{trace: trace, resource: -1}
-					parts[span.TraceID()] = p
-					traces = append(traces, trace)
+				span := spanFromOTLP(from)
+				span.Service, span.Resource, span.Scope = service, resource, scope
+				t := byID[from.TraceID()]
+				if t == nil {
+					t = &Trace{ID: span.TraceID}
+					byID[from.TraceID()] = t
+					traces = append(traces, t)
 				}
-				if p.resource != r {
-					p.resource, p.scope = r, -1
-					p.resourceSpans = p.trace.otlp[0].ResourceSpans().AppendEmpty()
-					p.resourceSpans.SetSchemaUrl(resourceSpans.SchemaUrl())
-					resourceSpans.Resource().CopyTo(p.resourceSpans.Resource())
-				}
-				if p.scope != s {
-					p.scope = s
-					p.scopeSpans = p.resourceSpans.ScopeSpans().AppendEmpty()
-					p.scopeSpans.SetSchemaUrl(scopeSpans.SchemaUrl())
-					scopeSpans.Scope().CopyTo(p.scopeSpans.Scope())
-				}
-				span.CopyTo(p.scopeSpans.Spans().AppendEmpty())
-				converted := spanFromOTLP(span)
-				converted.Service, converted.Resource, converted.Scope = service, resource, scope
-				p.trace.Spans = append(p.trace.Spans, converted)
+				t.Spans = append(t.Spans, span)
 			}
 		}
 	}

@@ -1,11 +1,11 @@
+// Package trace has what the demo shows: spans and traces, the store that keeps them, what a trace still lacks, and a
+// trace as a tree on the terminal and as a text that a test can compare.
 package trace
 
 import (
 	"slices"
 	"sync"
 	"time"
-
-	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
 // KeptTraces is how many traces a store keeps; a new one beyond it pushes out the oldest.
@@ -16,8 +16,6 @@ const KeptTraces = 10_000
 type Trace struct {
 	ID    string // 32 lower-case hex digits
 	Spans []*Span
-
-	otlp []ptrace.Traces // what came, for Jaeger's API; each holds spans of this trace only
 }
 
 // Span is one span, whichever format it came in.
@@ -33,10 +31,8 @@ type Span struct {
 	Events     []Event
 	Links      []Link
 	Status     Status
-	Resource   []Attribute // Zipkin has no resource: there it is the span's endpoints
+	Resource   []Attribute // in Zipkin's format there is none: there it is what the collector makes of the span's endpoints
 	Scope      string      // the instrumentation that made the span, with its version
-
-	zipkin *zipkinSpan // what came, for Zipkin's API
 }
 
 // Attribute is one attribute, its value as text.
@@ -119,7 +115,8 @@ type Store struct {
 	divert  func(parts []*Trace)
 }
 
-func newStore() *Store {
+// NewStore returns an empty store.
+func NewStore() *Store {
 	return &Store{traces: map[string]*Trace{}, changed: make(chan struct{})}
 }
 
@@ -164,8 +161,8 @@ func (s *Store) Divert(take func(parts []*Trace)) {
 	s.divert = take
 }
 
-// add takes traces of which only the given spans are new.
-func (s *Store) add(parts []*Trace) {
+// Add takes traces of which only the given spans are new.
+func (s *Store) Add(parts []*Trace) {
 	if len(parts) == 0 {
 		return
 	}
@@ -184,11 +181,7 @@ func (s *Store) add(parts []*Trace) {
 			continue
 		}
 		// Who holds the old trace sees no more of a grown array than before, so that it can be shared.
-		s.traces[part.ID] = &Trace{
-			ID:    part.ID,
-			Spans: append(old.Spans, part.Spans...),
-			otlp:  append(old.otlp, part.otlp...),
-		}
+		s.traces[part.ID] = &Trace{ID: part.ID, Spans: append(old.Spans, part.Spans...)}
 	}
 	for len(s.order) > KeptTraces {
 		delete(s.traces, s.order[0])

@@ -18,16 +18,16 @@ type TreeOptions struct {
 }
 
 // services' colours in ANSI: no red, which is for errors.
-var ansiColors = [colors]string{"94", "33", "32", "34", "96", "95", "36", "35"}
+var ansiColors = [Colors]string{"94", "33", "32", "34", "96", "95", "36", "35"}
 
-// colors is how many colours services are told apart by, on the terminal and in the browser.
-const colors = 8
+// Colors is how many colours services are told apart by, on the terminal and in the browser.
+const Colors = 8
 
-// colorOf gives a service the same colour everywhere, whoever comes first.
-func colorOf(service string) int {
+// ColorOf gives a service the same colour everywhere, whoever comes first.
+func ColorOf(service string) int {
 	h := fnv.New32a()
 	_, _ = io.WriteString(h, service)
-	return int(h.Sum32() % colors)
+	return int(h.Sum32() % Colors)
 }
 
 // WriteTree writes a trace as a tree, one line a span: its service and name, a bar on the trace's axis of time, and its
@@ -50,7 +50,7 @@ func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 	}
 	var lines []line
 	widest := 0
-	walk(t.tree(), func(n *node) {
+	walk(t.Tree(), func(n *Node) {
 		name := printable(n.Name)
 		if n.Failed() {
 			name += " ✗"
@@ -60,10 +60,10 @@ func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 		}
 		for _, link := range n.Links {
 			if link.TraceID != t.ID {
-				name += " → trace " + short(link.TraceID)
+				name += " → trace " + ShortID(link.TraceID)
 			}
 		}
-		l := line{n.Span, min(2*n.depth, width/4), printable(n.Service) + "  " + name}
+		l := line{n.Span, min(2*n.Depth, width/4), printable(n.Service) + "  " + name}
 		lines = append(lines, l)
 		widest = max(widest, l.indent+utf8.RuneCountInString(l.label))
 	})
@@ -78,11 +78,11 @@ func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 	if len(t.Spans) == 1 {
 		spans = "span"
 	}
-	head := fmt.Sprintf("trace %s  %d %s  %s", t.ID, len(t.Spans), spans, duration(t.Duration()))
+	head := fmt.Sprintf("trace %s  %d %s  %s", t.ID, len(t.Spans), spans, FormatDuration(t.Duration()))
 	b.WriteString(paint("1", cut(head, width)) + "\n")
 	start, total := t.Start(), t.Duration()
 	for _, l := range lines {
-		color := ansiColors[colorOf(l.span.Service)]
+		color := ansiColors[ColorOf(l.span.Service)]
 		label := cut(strings.Repeat(" ", l.indent)+l.label, labelWidth)
 		pad := strings.Repeat(" ", labelWidth-utf8.RuneCountInString(label))
 		if l.span.Failed() {
@@ -97,7 +97,7 @@ func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 			from, to := cells(l.span, start, total, barWidth)
 			b.WriteString(strings.Repeat(" ", gap+from) + paint(color, strings.Repeat("█", to-from)) + strings.Repeat(" ", barWidth-to))
 		}
-		took := fmt.Sprintf("%*s", timeWidth, duration(l.span.Duration()))
+		took := fmt.Sprintf("%*s", timeWidth, FormatDuration(l.span.Duration()))
 		if l.span.Failed() {
 			took = paint("31", took)
 		}
@@ -109,14 +109,14 @@ func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 
 // cells returns which of n cells of the trace's axis the span fills: one at least.
 func cells(s *Span, start time.Time, total time.Duration, n int) (from, to int) {
-	at, length := share(s, start, total)
+	at, length := s.Share(start, total)
 	from = min(int(at*float64(n)), n-1)
 	to = min(int(math.Round((at+length)*float64(n))), n)
 	return from, max(to, from+1)
 }
 
-// share returns where on the trace's axis the span begins and how much of it it fills, from 0 to 1.
-func share(s *Span, start time.Time, total time.Duration) (at, length float64) {
+// Share returns where on the trace's axis the span begins and how much of it it fills, from 0 to 1.
+func (s *Span) Share(start time.Time, total time.Duration) (at, length float64) {
 	if total <= 0 {
 		return 0, 1
 	}
@@ -124,8 +124,8 @@ func share(s *Span, start time.Time, total time.Duration) (at, length float64) {
 	return at, min(float64(s.Duration())/float64(total), 1-at)
 }
 
-// duration writes a time with three digits at most that matter.
-func duration(d time.Duration) string {
+// FormatDuration writes a time with three digits at most that matter.
+func FormatDuration(d time.Duration) string {
 	switch {
 	case d == 0:
 		return "0"
@@ -143,8 +143,8 @@ func duration(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// short is a trace id to tell traces apart by.
-func short(id string) string { return id[:min(len(id), 8)] }
+// ShortID is a trace id to tell traces apart by.
+func ShortID(id string) string { return id[:min(len(id), 8)] }
 
 // cut shortens a text to n characters, and shows that it did.
 func cut(s string, n int) string {

@@ -8,15 +8,15 @@ import (
 // maxDepth bounds how deep a trace is drawn; what is deeper is drawn at this depth.
 const maxDepth = 64
 
-// node is a span with what is below it.
-type node struct {
+// Node is a span with what is below it.
+type Node struct {
 	*Span
-	depth    int
-	children []*node
+	Depth    int
+	Children []*Node
 }
 
-// tree returns the trace's roots, siblings by start. A span whose parent isn't here is a root too.
-func (t *Trace) tree() []*node {
+// Tree returns the trace's roots, siblings by start. A span whose parent isn't here is a root too.
+func (t *Trace) Tree() []*Node {
 	spans := slices.SortedStableFunc(slices.Values(t.Spans), func(a, b *Span) int {
 		return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
 	})
@@ -37,18 +37,18 @@ func (t *Trace) tree() []*node {
 	}
 
 	seen := map[*Span]bool{}
-	var build func(s *Span, depth int) *node
-	build = func(s *Span, depth int) *node {
+	var build func(s *Span, depth int) *Node
+	build = func(s *Span, depth int) *Node {
 		seen[s] = true
-		n := &node{Span: s, depth: min(depth, maxDepth)}
+		n := &Node{Span: s, Depth: min(depth, maxDepth)}
 		for _, child := range children[s] {
 			if !seen[child] {
-				n.children = append(n.children, build(child, depth+1))
+				n.Children = append(n.Children, build(child, depth+1))
 			}
 		}
 		return n
 	}
-	var roots []*node
+	var roots []*Node
 	for _, s := range tops {
 		roots = append(roots, build(s, 0))
 	}
@@ -62,21 +62,22 @@ func (t *Trace) tree() []*node {
 }
 
 // walk calls f for each node, parents before children.
-func walk(nodes []*node, f func(*node)) {
+func walk(nodes []*Node, f func(*Node)) {
 	for _, n := range nodes {
 		f(n)
-		walk(n.children, f)
+		walk(n.Children, f)
 	}
 }
 
-// spanKey names a span among those of all traces.
-type spanKey struct{ trace, span string }
+// Key names a span among those of all traces.
+type Key struct{ Trace, Span string }
 
-func index(traces []*Trace) map[spanKey]*Span {
-	spans := map[spanKey]*Span{}
+// Index returns the spans of traces.
+func Index(traces []*Trace) map[Key]*Span {
+	spans := map[Key]*Span{}
 	for _, t := range traces {
 		for _, s := range t.Spans {
-			spans[spanKey{t.ID, s.ID}] = s
+			spans[Key{t.ID, s.ID}] = s
 		}
 	}
 	return spans

@@ -2,26 +2,21 @@ package trace
 
 import "fmt"
 
-// Whole says whether nothing of the trace is known to be missing, as Missing finds it.
-func Whole(t *Trace, all []*Trace) bool {
-	return Missing(all)[t.ID] == ""
-}
-
 // Missing says, by trace id, what each trace that isn't whole still lacks. A trace is whole if each parent that a span
 // names is there, each message that was published was received (a consumer's span is the child of the producer's, or
 // links to it from any trace), and each HTTP client that got an answer has a span of the server below it.
 func Missing(all []*Trace) map[string]string {
-	consumed, served := map[spanKey]bool{}, map[spanKey]bool{} // spans with a consumer's or a server's span below them
+	consumed, served := map[Key]bool{}, map[Key]bool{} // spans with a consumer's or a server's span below them
 	for _, t := range all {
 		for _, s := range t.Spans {
 			switch s.Kind {
 			case "consumer":
-				consumed[spanKey{t.ID, s.ParentID}] = true
+				consumed[Key{t.ID, s.ParentID}] = true
 				for _, link := range s.Links {
-					consumed[spanKey{link.TraceID, link.SpanID}] = true
+					consumed[Key{link.TraceID, link.SpanID}] = true
 				}
 			case "server":
-				served[spanKey{t.ID, s.ParentID}] = true
+				served[Key{t.ID, s.ParentID}] = true
 			}
 		}
 	}
@@ -37,9 +32,9 @@ func Missing(all []*Trace) map[string]string {
 			switch {
 			case !here[s.ParentID]:
 				what = "parent"
-			case s.Kind == "producer" && !consumed[spanKey{t.ID, s.ID}]:
+			case s.Kind == "producer" && !consumed[Key{t.ID, s.ID}]:
 				what = "consumer"
-			case s.Kind == "client" && s.Attribute("http.response.status_code") != "" && !served[spanKey{t.ID, s.ID}]:
+			case s.Kind == "client" && s.Attribute("http.response.status_code") != "" && !served[Key{t.ID, s.ID}]:
 				what = "server"
 			default:
 				continue

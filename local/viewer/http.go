@@ -1,8 +1,6 @@
 package viewer
 
 import (
-	"encoding/json"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -10,19 +8,18 @@ import (
 	"time"
 )
 
-// JaegerHandler serves what Jaeger has on port 16686: pages for people, and the API below /api/v3/.
-func (b *Backend) JaegerHandler() http.Handler {
+// JaegerHandler serves the pages that the demo has on Jaeger's port 16686.
+func (v *Viewer) JaegerHandler() http.Handler {
 	mux := http.NewServeMux()
-	b.jaegerAPI(mux)
-	b.jaegerPages(mux)
+	v.jaegerPages(mux)
 	return guard(mux)
 }
 
-// ZipkinHandler serves what Zipkin has on port 9411: pages for people, and the API below /api/v2/.
-func (b *Backend) ZipkinHandler() http.Handler {
+// ZipkinHandler serves what the demo has on Zipkin's port 9411: the pages, and where spans are posted.
+func (v *Viewer) ZipkinHandler() http.Handler {
 	mux := http.NewServeMux()
-	b.zipkinAPI(mux)
-	b.zipkinPages(mux)
+	mux.HandleFunc("POST /api/v2/spans", v.postSpans)
+	v.zipkinPages(mux)
 	return guard(mux)
 }
 
@@ -59,17 +56,4 @@ func guard(mux *http.ServeMux) http.Handler {
 		header.Set("Referrer-Policy", "no-referrer")
 		sameOrigin.ServeHTTP(w, r)
 	})
-}
-
-func answerJSON(w http.ResponseWriter, contentType string, value any) {
-	w.Header().Set("Content-Type", contentType)
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(value) // an error here is a reader who left
-}
-
-func answerText(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, text)
 }

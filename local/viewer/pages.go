@@ -12,15 +12,17 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"otel-demo/local/trace"
 )
 
 //go:embed web
 var web embed.FS
 
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
-	"duration": duration,
-	"short":    short,
-	"color":    colorOf,
+	"duration": trace.FormatDuration,
+	"short":    trace.ShortID,
+	"color":    trace.ColorOf,
 }).ParseFS(web, "web/*.html"))
 
 // How much a page shows at most.
@@ -31,26 +33,23 @@ const (
 
 // site is one of the two sets of pages: they differ in the spans that they show, and in their addresses.
 type site struct {
-	store      *Store
-	For        string // whom the demo has this instead of
-	Format     string
-	Home       string // the address of the list
-	Below      string // what a trace's address begins with
-	Attributes string // what the format calls these
-	Events     string
-	Resource   string
+	store  *trace.Store
+	For    string // whom the demo has this instead of
+	Format string
+	Home   string // the address of the list
+	Below  string // what a trace's address begins with
 }
 
-func (b *Backend) jaegerPages(mux *http.ServeMux) {
-	s := site{b.jaeger, "Jaeger", "OTLP", "/", "/trace/", "Attributes", "Events", "Process"}
+func (v *Viewer) jaegerPages(mux *http.ServeMux) {
+	s := site{v.jaeger, "Jaeger", "OTLP", "/", "/trace/"}
 	mux.HandleFunc("GET /{$}", s.list)
 	mux.HandleFunc("GET /search", s.list) // Jaeger's own address of its list
 	mux.HandleFunc("GET /trace/{id}", s.trace)
 	mux.HandleFunc("GET /style.css", style)
 }
 
-func (b *Backend) zipkinPages(mux *http.ServeMux) {
-	s := site{b.zipkin, "Zipkin", "Zipkin’s format", "/zipkin/", "/zipkin/traces/", "Tags", "Annotations", "Endpoints"}
+func (v *Viewer) zipkinPages(mux *http.ServeMux) {
+	s := site{v.zipkin, "Zipkin", "Zipkin’s format", "/zipkin/", "/zipkin/traces/"}
 	mux.Handle("GET /{$}", http.RedirectHandler(s.Home, http.StatusFound)) // as Zipkin does
 	mux.HandleFunc("GET /zipkin/{$}", s.list)
 	mux.HandleFunc("GET /zipkin/traces/{id}", s.trace)
@@ -88,8 +87,8 @@ type listPage struct {
 }
 
 type listedTrace struct {
-	*Trace
-	Root   *Span
+	*trace.Trace
+	Root   *trace.Span
 	Errors int
 	Share  float64 // of the longest trace shown, in percent
 	Per    []serviceSpans
@@ -128,7 +127,7 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 
 	all := s.store.Traces()
 	page.Kept = len(all)
-	var matching []*Trace
+	var matching []*trace.Trace
 	for _, t := range all {
 		services := t.Services()
 		page.Services = append(page.Services, services...)
@@ -139,12 +138,12 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 	}
 	slices.Sort(page.Services)
 	page.Services = slices.Compact(page.Services)
-	slices.SortStableFunc(matching, func(a, b *Trace) int { return b.Start().Compare(a.Start()) })
+	slices.SortStableFunc(matching, func(a, b *trace.Trace) int { return b.Start().Compare(a.Start()) })
 	page.Matching = len(matching)
 	longest := time.Duration(1)
 	for _, t := range matching[:min(len(matching), listedTraces)] {
 		longest = max(longest, t.Duration())
-		listed := listedTrace{Trace: t, Root: t.tree()[0].Span}
+		listed := listedTrace{Trace: t, Root: t.Tree()[0].Span}
 		for _, service := range t.Services() {
 			listed.Per = append(listed.Per, serviceSpans{Service: service})
 		}
@@ -165,8 +164,8 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 // tracePage is what trace.html shows.
 type tracePage struct {
 	site
-	*Trace
-	Root     *Span
+	*trace.Trace
+	Root     *trace.Span
 	Per      []string
 	Missing  string
 	Ticks    []tick
@@ -182,8 +181,8 @@ type tick struct {
 
 // spanView is a span in the waterfall.
 type spanView struct {
-	*Span
-	Site          site
+	*trace.Span
+	Below         string // what another trace's address begins with
 	Depth         int
 	At, Length    float64 // percent of the trace
 	Offset        time.Duration
@@ -194,19 +193,19 @@ type spanView struct {
 }
 
 type eventView struct {
-	Event
+	trace.Event
 	Offset time.Duration // since the span's start
 }
 
 type linkView struct {
-	Link
+	trace.Link
 	Name  string // of the span that is linked to, if it is here
 	Other bool   // it is of another trace
 }
 
 func (s site) trace(w http.ResponseWriter, r *http.Request) {
-	id, err := jaegerTraceID(r.PathValue("id"))
-	if err != nil {
+	id := traceID(r.PathValue("id"))
+	if id == "" {
 		answerPage(w, http.StatusBadRequest, "trace.html", tracePage{site: s, NotFound: "This is no trace id: a trace id is up to 32 hexadecimal digits."})
 		return
 	}
@@ -215,13 +214,13 @@ func (s site) trace(w http.ResponseWriter, r *http.Request) {
 		answerPage(w, http.StatusNotFound, "trace.html", tracePage{site: s, NotFound: "There is no such trace here, or no longer."})
 		return
 	}
-	tree := t.tree()
-	page := tracePage{site: s, Trace: t, Root: tree[0].Span, Per: t.Services(), Missing: Missing(s.store.Traces())[t.ID]}
+	tree := t.Tree()
+	page := tracePage{site: s, Trace: t, Root: tree[0].Span, Per: t.Services(), Missing: trace.Missing(s.store.Traces())[t.ID]}
 	for i := range 5 {
 		page.Ticks = append(page.Ticks, tick{float64(25 * i), t.Duration() * time.Duration(i) / 4})
 	}
 
-	linked := map[string]*Trace{}
+	linked := map[string]*trace.Trace{}
 	for _, span := range t.Spans {
 		for _, l := range span.Links {
 			if to := s.store.Trace(l.TraceID); to != nil {
@@ -229,31 +228,31 @@ func (s site) trace(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
-	spans := index(slices.Collect(maps.Values(linked)))
+	spans := trace.Index(slices.Collect(maps.Values(linked)))
 	start, total, left := t.Start(), t.Duration(), shownSpans
-	var view func(nodes []*node) (views []*spanView)
-	view = func(nodes []*node) (views []*spanView) {
+	var view func(nodes []*trace.Node) (views []*spanView)
+	view = func(nodes []*trace.Node) (views []*spanView) {
 		for _, n := range nodes {
 			if left == 0 {
 				break
 			}
 			left--
-			at, length := share(n.Span, start, total)
+			at, length := n.Share(start, total)
 			v := &spanView{
-				Span: n.Span, Site: s, Depth: n.depth, At: percent(at), Length: percent(length), Offset: n.Start.Sub(start),
+				Span: n.Span, Below: s.Below, Depth: n.Depth, At: percent(at), Length: percent(length), Offset: n.Start.Sub(start),
 			}
 			for _, e := range n.Events {
 				v.Events = append(v.Events, eventView{e, e.Time.Sub(n.Start)})
 			}
 			for _, l := range n.Links {
 				linked := linkView{Link: l, Other: l.TraceID != t.ID}
-				if to := spans[spanKey{l.TraceID, l.SpanID}]; to != nil {
+				if to := spans[trace.Key{Trace: l.TraceID, Span: l.SpanID}]; to != nil {
 					linked.Name = to.Service + " " + to.Name
 				}
 				v.Links = append(v.Links, linked)
 			}
 			before := left
-			v.Children = view(n.children)
+			v.Children = view(n.Children)
 			v.ChildrenTotal = before - left
 			views = append(views, v)
 		}
@@ -262,6 +261,14 @@ func (s site) trace(w http.ResponseWriter, r *http.Request) {
 	page.Tree = view(tree)
 	page.Hidden = max(0, len(t.Spans)-shownSpans)
 	answerPage(w, http.StatusOK, "trace.html", page)
+}
+
+// traceID returns an id with the zeros before it that Jaeger lets you leave out, or "" if it is none.
+func traceID(id string) string {
+	if id == "" || len(id) > 32 || strings.Trim(strings.ToLower(id), "0123456789abcdef") != "" {
+		return ""
+	}
+	return strings.Repeat("0", 32-len(id)) + strings.ToLower(id)
 }
 
 // percent is exact enough for a bar.

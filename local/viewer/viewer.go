@@ -1,21 +1,22 @@
-// Package backend is what the demo has instead of Jaeger and Zipkin when it runs without Docker. It takes spans as OTLP
-// and in Zipkin's format, keeps them in memory, answers the part of both APIs that the demo needs, and shows each trace
-// in the browser, on the terminal and as a text that a test can compare.
+// Package viewer is what the demo has instead of Jaeger and Zipkin when it runs without Docker. It takes spans as OTLP and
+// in Zipkin's format, keeps them in memory, and shows each trace in the browser. It answers none of their queries.
 package viewer
 
-// Backend holds two stores, because the demo exports each span twice: what Jaeger would have got, and what Zipkin
+import "otel-demo/local/trace"
+
+// Viewer holds two stores, because the demo exports each span twice: what Jaeger would have got, and what Zipkin
 // would have.
-type Backend struct {
-	jaeger, zipkin *Store
+type Viewer struct {
+	jaeger, zipkin *trace.Store
 }
 
-// New returns an empty backend.
-func New() *Backend {
-	return &Backend{jaeger: newStore(), zipkin: newStore()}
+// New returns an empty viewer.
+func New() *Viewer {
+	return &Viewer{jaeger: trace.NewStore(), zipkin: trace.NewStore()}
 }
 
 // Jaeger holds what came as OTLP.
-func (b *Backend) Jaeger() *Store { return b.jaeger }
+func (v *Viewer) Jaeger() *trace.Store { return v.jaeger }
 
 // Zipkin holds what came in Zipkin's format.
-func (b *Backend) Zipkin() *Store { return b.zipkin }
+func (v *Viewer) Zipkin() *trace.Store { return v.zipkin }

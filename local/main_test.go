@@ -1,0 +1,51 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestBadFlagsAreOneLine(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-x"}, "-x (-h shows the flags)"},
+		{[]string{"up"}, `"up": want flags only`},
+		{[]string{"-once", "-wait", "0s"}, "want a duration above 0"},
+		{[]string{"-once", "-wait", "soon"}, `invalid value "soon" for flag -wait`},
+		{[]string{"-wait", "5s"}, "want -once with it"},
+		{[]string{"-recipe", "nosuch"}, "there is no recipes/nosuch/docker-compose.yml; the recipes are:"},
+		{[]string{"-recipe", "nosuch/variant"}, "there is no recipes/nosuch/docker-compose.variant.yml"},
+		{[]string{"-f", "nosuch.yml"}, "nosuch.yml"},
+	} {
+		err := run(test.args)
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v: got %v, want one line with %s", test.args, err, test.want)
+		}
+	}
+}
+
+func TestBadLoadFlagsAreOneLine(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-load", "0"}, `"0": want requests a second`},
+		{[]string{"-load", "100,many"}, `"many": want requests a second`},
+		{[]string{"-load", "10", "-for", "1ms"}, "want a duration from 1s"},
+		{[]string{"-for", "10s"}, "want -load with them"},
+		{[]string{"-json"}, "want -load with them"},
+		{[]string{"-load", "10", "-once"}, "want neither -once nor -shape"},
+		{[]string{"-collector", "-shape"}, "want no other flag"},
+	} {
+		err := run(test.args)
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v: got %v, want one line with %s", test.args, err, test.want)
+		}
+	}
+	t.Setenv("REDIS_URL", "redis://:sesame@localhost:1/0")
+	if err := run([]string{"-load", "10"}); err == nil || !strings.Contains(err.Error(), "REDIS_URL: want none with -load") {
+		t.Errorf("got %v", err)
+	}
+}

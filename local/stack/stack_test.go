@@ -1,0 +1,68 @@
+package stack
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"otel-demo/local/compose"
+)
+
+// overlay writes a compose file, and returns its path.
+func overlay(t *testing.T, content string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "overlay.yml")
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
+	root := filepath.Join("..", "..")
+	for _, test := range []struct{ overlay, want string }{
+		{`services: {worker: {sysctls: {a: b}}}`, "services.worker.sysctls.a: the runner can't serve this setting for a program"},
+		{`services: {worker: {restart: always}}`, "services.worker.restart"},
+		{`services: {worker: {cap_add: [NET_ADMIN]}}`, "services.worker.cap_add"},
+		{`services: {worker: {privileged: true}}`, "services.worker.privileged"},
+		{`services: {worker: {entrypoint: [sh]}}`, "services.worker.entrypoint"},
+		{`services: {worker: {volumes: ["./a:/a"]}}`, "services.worker.volumes"},
+		{`services: {worker: {deploy: {mode: global}}}`, "services.worker.deploy.mode"},
+		{`services: {worker: {build: {target: x}}}`, "services.worker.build.target"},
+		{`services: {worker: {build: {args: {X: y}}}}`, "services.worker.build.args.X"},
+		{`services: {worker: {build: {args: {CMD: nosuch}}}}`, "services.worker.build.args.CMD: nosuch: there is no folder cmd/nosuch"},
+		{`services: {worker: {networks: [back]}}` + "\nnetworks: {back: {}}", "networks.back"},
+		{`services: {worker: {secrets: [s]}}` + "\nsecrets: {s: {file: ./s}}", "secrets.s"},
+		{`services: {worker: {healthcheck: {test: ["CMD-SHELL", "true"]}}}`, "services.worker.healthcheck.test"},
+		{`services: {worker: {depends_on: {redis: {condition: service_healthy, restart: true}}}}`, "services.worker.depends_on.redis.restart"},
+		{`services: {server: {ports: ["127.0.0.1:9:9/udp"]}}`, "services.server.ports: udp"},
+		{`services: {server: {scale: 2}}`, "services.server.scale: 2"},
+		{`services: {redis: {scale: 2}}`, "services.redis.scale: 2"},
+		{`services: {redis: {command: [redis-server, --requirepass, x]}}`, "services.redis.command"},
+		{`services: {jaeger: {command: ["--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=5"]}}`, "services.jaeger.command"},
+		{`services: {jaeger: {environment: {SPAN_STORAGE_TYPE: badger}}}`, "services.jaeger.environment.SPAN_STORAGE_TYPE"},
+		{`services: {otel-agent: {image: "otel/opentelemetry-collector:0.1.0"}}`, "services.otel-agent.image: otel/opentelemetry-collector:0.1.0"},
+		{`services: {db: {image: "postgres:18"}}`, `services.db: image "postgres:18": the runner has no stand-in for it`},
+		{`services: {worker: {nosuch: 1}}`, "nosuch"},
+		{`services: {otel-agent: {command: ["--config=/nosuch.yaml"]}}`, "services.otel-agent.command: no volume mounts /nosuch.yaml"},
+		{`services: {otel-agent: {command: ["--help"]}}`, "services.otel-agent.command: --help"},
+		{`services: {client: {environment: {SERVER_URL: "http://sever:8080/hello"}}}`,
+			`services.client.environment.SERVER_URL: "http://sever:8080/hello": no service is named sever; the services are client,`},
+		{`services: {otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=exporters.zipkin.endpoint=http://zipkn:9411"]}}`,
+			"no service is named zipkn"},
+		{`services: {otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=exporters.otlp_grpc/jaeger.endpoint=jaeger:4318"]}}`,
+			"jaeger:4318: the runner's jaeger has no such port"},
+	} {
+		files := []string{compose.File, overlay(t, test.overlay)}
+		d, err := Start(t.Context(), Options{Root: root, Files: files, FreePorts: true})
+		if err == nil {
+			t.Errorf("%s: started", test.overlay)
+			_ = d.Stop()
+			continue
+		}
+		if !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s:\ngot  %v\nwant %s", test.overlay, err, test.want)
+		}
+	}
+}

@@ -1,0 +1,42 @@
+package viewer
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+	"google.golang.org/grpc"
+	_ "google.golang.org/grpc/encoding/gzip" // collectors compress what they send
+
+	"otel-demo/local/trace"
+)
+
+// maxMessage bounds a gRPC message, unpacked. A collector that sends what piled up during an outage sends large ones.
+const maxMessage = 16 << 20
+
+// OTLP returns a server of OTLP's trace service over gRPC that fills Jaeger's store. The caller gives it a listener.
+func (v *Viewer) OTLP() *grpc.Server {
+	server := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(100),
+		grpc.ConnectionTimeout(5*time.Second),
+	)
+	ptraceotlp.RegisterGRPCServer(server, &otlpService{store: v.jaeger})
+	return server
+}
+
+type otlpService struct {
+	ptraceotlp.UnimplementedGRPCServer
+	store *trace.Store
+}
+
+func (s *otlpService) Export(_ context.Context, request ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
+	traces, rejected := trace.FromOTLP(request.Traces())
+	s.store.Add(traces)
+	response := ptraceotlp.NewExportResponse()
+	if rejected > 0 {
+		response.PartialSuccess().SetRejectedSpans(int64(rejected))
+		response.PartialSuccess().SetErrorMessage("a span must have a trace id and a span id")
+	}
+	return response, nil
+}
