@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
@@ -25,6 +26,7 @@ const usage = `Runs the demo of docker-compose.yml without Docker, until Ctrl+C:
 
   go run -C local . [-f FILE]... [-recipe NAME] [-once [-wait DURATION]] [-shape]
   go run -C local . [-f FILE]... [-recipe NAME] -load RATE[,RATE]... [-for DURATION] [-json]
+  go run -C local . -hops
   go run -C local . -collector
 
   -f FILE         a compose file to merge into docker-compose.yml, from the project's folder; may be repeated
@@ -37,6 +39,8 @@ const usage = `Runs the demo of docker-compose.yml without Docker, until Ctrl+C:
                   other, until it can't take any more. Not with REDIS_URL, as each demo needs its own
   -for DURATION   with -load: how long each rate (60s)
   -json           with -load: the report as JSON, a line for each rate
+  -hops           only ask a demo that runs, with the same -f and -recipe, where its spans are, and print a table; its
+                  viewer shows the same at /hops
   -collector      only start a collector on localhost:4317, which throws all spans away: for the benchmarks in pkg
 
 Traces go to standard output, everything else to standard error. REDIS_URL makes it use that Redis.
@@ -86,6 +90,7 @@ type flags struct {
 	rates           []int // of -load
 	duration        time.Duration
 	json, collector bool
+	hops            bool
 }
 
 func parseFlags(root string, args []string) (flags, error) {
@@ -107,6 +112,7 @@ func parseFlags(root string, args []string) (flags, error) {
 	set.Func("load", "", f.parseRates)
 	set.DurationVar(&f.duration, "for", time.Minute, "")
 	set.BoolVar(&f.json, "json", false, "")
+	set.BoolVar(&f.hops, "hops", false, "")
 	set.BoolVar(&f.collector, "collector", false, "")
 	if err := set.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -129,6 +135,8 @@ func parseFlags(root string, args []string) (flags, error) {
 		return f, usageError{errors.New("-for and -json say more about -load: want -load with them")}
 	case f.rates != nil && (f.once || f.shape):
 		return f, usageError{errors.New("-load ends by itself and prints a report: want neither -once nor -shape with it")}
+	case f.hops && (f.once || f.shape || f.rates != nil):
+		return f, usageError{errors.New("-hops asks a demo that runs: want only -f and -recipe with it")}
 	case f.collector && len(isSet) > 1:
 		return f, usageError{errors.New("-collector starts nothing else: want no other flag with it")}
 	}
@@ -167,6 +175,8 @@ func run(args []string) error {
 	switch {
 	case f.collector:
 		return stack.RunCollector(ctx, root)
+	case f.hops:
+		return printHops(ctx, root, f.files)
 	case f.rates != nil:
 		return runLoad(ctx, f, options, console)
 	}
@@ -188,9 +198,28 @@ func run(args []string) error {
 	err = errors.Join(err, d.Stop())
 	close(stopWatch)
 	<-watched
+	console.line("", d.Hops().String())
 	if f.shape && len(backends) > 0 {
 		console.text(trace.Shape(backends[0].Traces()))
 	}
+	return err
+}
+
+// printHops is what -hops does.
+func printHops(ctx context.Context, root string, files []string) error {
+	address, err := compose.ViewerAddress(ctx, root, files)
+	if err != nil {
+		return err
+	}
+	response, err := http.Get("http://" + address + "/hops")
+	if err != nil {
+		return fmt.Errorf("-hops: no demo runs with these files: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("-hops: what listens on %s is no viewer of the demo: %s", address, response.Status)
+	}
+	_, err = io.Copy(os.Stdout, response.Body)
 	return err
 }
 

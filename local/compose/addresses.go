@@ -26,8 +26,8 @@ type Addresses struct {
 	several  map[string]int  // services of which there are several: a name would have to be several addresses
 	of       map[Port]string // what was given out
 	held     map[Port]net.Listener
-	dialled  map[Port]bool // ports that another service than its own was told of
-	redisURL string        // REDIS_URL of the user, if set: it takes the place of every redis:// URL of a service
+	dialled  map[Port][]string // ports that another service than its own was told of, and which service was
+	redisURL string            // REDIS_URL of the user, if set: it takes the place of every redis:// URL of a service
 }
 
 // Port is one port of a container.
@@ -46,7 +46,7 @@ func NewAddresses(project *types.Project, freePorts bool, redisURL string) (*Add
 		several:  map[string]int{},
 		of:       map[Port]string{},
 		held:     map[Port]net.Listener{},
-		dialled:  map[Port]bool{},
+		dialled:  map[Port][]string{},
 		redisURL: redisURL,
 	}
 	for _, name := range a.services {
@@ -129,6 +129,16 @@ func (a *Addresses) Dialled(service string) (ports []Port) {
 		}
 	}
 	return ports
+}
+
+// DialledBy says whether such a service was told of a port of another.
+func (a *Addresses) DialledBy(service string, such func(owner string) bool) bool {
+	for p, owners := range a.dialled {
+		if p.Service == service && slices.ContainsFunc(owners, such) {
+			return true
+		}
+	}
+	return false
 }
 
 // Listen returns the listener that holds a port, or a new one if the service has had it before.
@@ -264,7 +274,7 @@ func (a *Addresses) lookUp(owner string, instance int, host, number string) (str
 	}
 	p := Port{host, 0, n}
 	if host != owner {
-		a.dialled[p] = true
+		a.dialled[p] = append(a.dialled[p], owner)
 	}
 	address, err := a.Get(p)
 	return address, true, err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,4 +133,24 @@ func StartOrder(project *types.Project) []string {
 		visit(name)
 	}
 	return order
+}
+
+// ViewerAddress returns where the viewer is that takes the place of the project's backends, by their published ports.
+func ViewerAddress(ctx context.Context, root string, files []string) (string, error) {
+	project, err := Load(ctx, root, files)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range project.ServiceNames() {
+		service := project.Services[name]
+		if kind, err := KindOf(service); err != nil || kind != Jaeger && kind != Zipkin {
+			continue
+		}
+		for _, p := range service.Ports {
+			if p.Published != "" {
+				return net.JoinHostPort("127.0.0.1", p.Published), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("no jaeger or zipkin publishes a port in %v", files)
 }

@@ -47,6 +47,18 @@ func TestDemo(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("each hop has all spans", func(t *testing.T) {
+		want := "spans: 37 sent by the programs, 37 accepted by otel-agent, 37 by otel-collector, 37 at jaeger, 37 at zipkin"
+		if got := d.Hops().String(); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		for _, name := range []string{"jaeger", "zipkin"} {
+			url := "http://" + address(t, d, name, map[string]int{"jaeger": 16686, "zipkin": 9411}[name]) + "/hops"
+			if table, err := fetch(url); err != nil || string(table) != d.Hops().Table() {
+				t.Errorf("%s: %v\n%s", url, err, table)
+			}
+		}
+	})
 	t.Run("a span in Zipkin's format", func(t *testing.T) { sendZipkin(t, d) })
 	t.Run("a span in Jaeger's format", func(t *testing.T) { sendJaeger(t, d) })
 	t.Run("pages", func(t *testing.T) { look(t, d) })
@@ -60,6 +72,9 @@ func TestDemo(t *testing.T) {
 	}
 	if err := d.Stop(); err != nil {
 		t.Error(err)
+	}
+	if got := d.Hops().String(); !strings.Contains(got, " accepted by otel-agent") || strings.Contains(got, ";") {
+		t.Errorf("when all is stopped: %s", got)
 	}
 	for _, pid := range pids {
 		if isAlive(pid) {

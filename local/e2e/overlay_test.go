@@ -66,6 +66,23 @@ volumes: {queue: {}}
 	})
 }
 
+// A collector that sends to Zipkin's port and not to its API: what fails to be sent is named.
+func TestHopsNameWhatFailed(t *testing.T) {
+	t.Parallel()
+	d, _ := startDemo(t, `services:
+  client: {environment: {REQUESTS: "1"}}
+  otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=exporters.zipkin.endpoint=http://zipkin:9411/nowhere"]}
+`)
+	want := "spans: 9 sent by the programs, 9 accepted by otel-agent, 9 by otel-collector, 9 at jaeger, 0 at zipkin; " +
+		"otel-collector's exporter zipkin failed to send 9"
+	untilNil(t, func() error {
+		if got := d.Hops().String(); got != want {
+			return fmt.Errorf("got  %s\nwant %s", got, want)
+		}
+		return nil
+	})
+}
+
 // An outage of the agent that is longer than the exporters' default patience, in the middle of the client's requests.
 func TestNoTraceIsLostWhileTheAgentIsAway(t *testing.T) {
 	if !*long {

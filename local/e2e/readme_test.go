@@ -28,8 +28,8 @@ var runBy = map[string]string{
 	`sed "s/1000000000000000/$now/" recipes/old-formats/span.json | curl --data-binary @- -H 'Content-Type: application/json' ` +
 		"localhost:9412/api/v2/spans": "TestRecipes",
 	"go test ./... && go test -C local -count=1 ./...": ".ci/run",
-	"go test -C local -count=1 -timeout 40m . -long":   ".ci/run",
-	"go test -C local -count=1 -run Recipes .":         "TestRecipes",
+	"go test -C local/e2e -count=1 -timeout 40m -long": ".ci/run",
+	"go test -C local/e2e -count=1 -run Recipes":       "TestRecipes",
 }
 
 const needsDocker, needsKubernetes = "<!-- needs Docker -->", "<!-- needs Kubernetes -->"

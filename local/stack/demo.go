@@ -47,6 +47,7 @@ type Demo struct {
 
 	mu       sync.Mutex
 	stopping bool
+	counted  map[string]hop // what collectors counted before they were stopped
 }
 
 // service is one service of the compose file, and all instances of it.
@@ -95,7 +96,7 @@ func Start(ctx context.Context, options Options) (*Demo, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Demo{options: options, viewer: viewer.New(), builds: map[string]*build{}, failed: make(chan error, 1),
+	d := &Demo{options: options, viewer: viewer.New(), builds: map[string]*build{}, counted: map[string]hop{}, failed: make(chan error, 1),
 		stopped: make(chan struct{})}
 	if d.addresses, err = compose.NewAddresses(project, options.FreePorts, options.RedisURL); err != nil {
 		return nil, err
@@ -104,6 +105,7 @@ func Start(ctx context.Context, options Options) (*Demo, error) {
 	if d.dir, err = os.MkdirTemp("", "otel-demo-"); err != nil {
 		return nil, err
 	}
+	d.viewer.Hops = func() string { return d.Hops().Table() }
 	if err = d.plan(project); err == nil {
 		go d.killWhenAsked()
 		err = d.start(ctx)
@@ -187,7 +189,7 @@ func (d *Demo) Stop() error {
 		d.stopping = true
 		d.mu.Unlock()
 		for _, s := range slices.Backward(d.services) {
-			err = errors.Join(err, d.progress("stopping "+s.Name, s.stop))
+			err = errors.Join(err, d.progress("stopping "+s.Name, func() error { return d.stop(s) }))
 		}
 		close(d.stopped)
 		err = errors.Join(err, os.RemoveAll(d.dir))
@@ -195,7 +197,10 @@ func (d *Demo) Stop() error {
 	return err
 }
 
-func (s *service) stop() error {
+func (d *Demo) stop(s *service) error {
+	if s.kind == compose.Collector {
+		d.countHop(s)
+	}
 	errs := make(chan error)
 	for _, i := range s.instances {
 		go func() { errs <- i.stop() }()
@@ -372,7 +377,7 @@ func (d *Demo) StopService(name string) error {
 	if s == nil {
 		return noService(name)
 	}
-	return s.stop()
+	return d.stop(s)
 }
 
 // StartService starts a service again that was stopped, was killed or has ended, on the same ports.

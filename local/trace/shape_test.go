@@ -102,6 +102,8 @@ func TestMissing(t *testing.T) {
 		all[0].Spans = slices.Delete(slices.Clone(all[0].Spans), place-1, place)
 		return all
 	}
+	unpublished := slices.Clone(rooted[:5])
+	unpublished[4].Failed = "no Redis"
 	refused := []testSpan{{2, 0, "client", "HTTP GET", client, 0, ms, "connection refused", nil, nil}}
 	for name, c := range map[string]struct {
 		traces []*trace.Trace
@@ -115,6 +117,7 @@ func TestMissing(t *testing.T) {
 		"the linking trace is not there": {traces(linked)[:1], `the consumer of server "publish work"`},
 		"no span of the server":          {traces(rooted[:2]), `the server of client "HTTP GET"`},
 		"nobody answered":                {traces(refused), ""},
+		"publishing failed":              {traces(unpublished), ""},
 	} {
 		got := trace.Missing(c.traces)[c.traces[0].ID]
 		if got != c.want {

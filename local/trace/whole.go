@@ -4,7 +4,8 @@ import "fmt"
 
 // Missing says, by trace id, what each trace that isn't whole still lacks. A trace is whole if each parent that a span
 // names is there, each message that was published was received (a consumer's span is the child of the producer's, or
-// links to it from any trace), and each HTTP client that got an answer has a span of the server below it.
+// links to it from any trace; a publish that failed has none), and each HTTP client that got an answer has a span of the
+// server below it.
 func Missing(all []*Trace) map[string]string {
 	consumed, served := map[Key]bool{}, map[Key]bool{} // spans with a consumer's or a server's span below them
 	for _, t := range all {
@@ -32,7 +33,7 @@ func Missing(all []*Trace) map[string]string {
 			switch {
 			case !here[s.ParentID]:
 				what = "parent"
-			case s.Kind == "producer" && !consumed[Key{t.ID, s.ID}]:
+			case s.Kind == "producer" && !s.Failed() && !consumed[Key{t.ID, s.ID}]:
 				what = "consumer"
 			case s.Kind == "client" && s.Attribute("http.response.status_code") != "" && !served[Key{t.ID, s.ID}]:
 				what = "server"

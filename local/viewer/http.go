@@ -1,6 +1,7 @@
 package viewer
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -12,7 +13,7 @@ import (
 func (v *Viewer) JaegerHandler() http.Handler {
 	mux := http.NewServeMux()
 	v.jaegerPages(mux)
-	return guard(mux)
+	return v.guard(mux)
 }
 
 // ZipkinHandler serves what the demo has on Zipkin's port 9411: the pages, and where spans are posted.
@@ -20,7 +21,7 @@ func (v *Viewer) ZipkinHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/v2/spans", v.postSpans)
 	v.zipkinPages(mux)
-	return guard(mux)
+	return v.guard(mux)
 }
 
 // Server serves one of the handlers with the timeouts that a server on any port should have.
@@ -35,9 +36,17 @@ func Server(h http.Handler) *http.Server {
 	}
 }
 
-// guard keeps web pages of others out. One whose name resolves to 127.0.0.1 could otherwise read the traces (DNS
+// guard adds what both ports serve, and keeps web pages of others out. One whose name resolves to 127.0.0.1 could otherwise read the traces (DNS
 // rebinding); one of any name could post spans.
-func guard(mux *http.ServeMux) http.Handler {
+func (v *Viewer) guard(mux *http.ServeMux) http.Handler {
+	mux.HandleFunc("GET /hops", func(w http.ResponseWriter, r *http.Request) {
+		if v.Hops == nil {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = io.WriteString(w, v.Hops()) // an error is a reader who left
+	})
 	mux.HandleFunc("/", http.NotFound)
 	sameOrigin := http.NewCrossOriginProtection().Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -7,6 +7,7 @@ import "otel-demo/local/trace"
 // Viewer holds two stores, because the demo exports each span twice: what Jaeger would have got, and what Zipkin
 // would have.
 type Viewer struct {
+	Hops           func() string // what /hops answers, if it is set: a table of where spans are
 	jaeger, zipkin *trace.Store
 }
 

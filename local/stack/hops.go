@@ -1,0 +1,194 @@
+package stack
+
+import (
+	"bufio"
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"otel-demo/local/compose"
+)
+
+// hop is what a collector's own metrics say of spans: by what became of them, and for an exporter by its name.
+type hop struct {
+	received map[string]int            // accepted, refused, failed
+	exported map[string]map[string]int // by exporter: sent, send_failed, enqueue_failed
+}
+
+// Hops is where spans are, and were, in the order in which they pass.
+type Hops struct {
+	sent     int // to the collectors that the programs dial, whether they were accepted or not; -1 without such collectors
+	services []string
+	hops     map[string]hop // of collectors
+	arrived  map[string]int // at backends
+	unknown  []string       // collectors whose metrics can't be read
+}
+
+// Hops reads the collectors' metrics and counts what the backends have. What a collector has counted before it was stopped
+// is in it; what it had when it was killed is not.
+func (d *Demo) Hops() Hops {
+	h := Hops{sent: -1, hops: map[string]hop{}, arrived: map[string]int{}}
+	for _, s := range slices.Backward(d.services) {
+		if s.kind != compose.Collector {
+			continue
+		}
+		now, err := d.readHop(s)
+		d.mu.Lock()
+		before, stopped := d.counted[s.Name]
+		d.mu.Unlock()
+		if err != nil && !stopped {
+			h.unknown = append(h.unknown, s.Name)
+			continue
+		}
+		now.add(before)
+		h.services, h.hops[s.Name] = append(h.services, s.Name), now
+		if d.addresses.DialledBy(s.Name, func(owner string) bool { return d.service(owner).kind == compose.Program }) {
+			h.sent = max(h.sent, 0)
+			for _, n := range now.received {
+				h.sent += n
+			}
+		}
+	}
+	for _, backend := range d.Backends() {
+		h.services, h.arrived[backend.Service] = append(h.services, backend.Service), backend.Spans()
+	}
+	return h
+}
+
+// countHop keeps what a collector has counted, before it is stopped.
+func (d *Demo) countHop(s *service) {
+	now, err := d.readHop(s)
+	if err != nil {
+		return // it has been stopped before, or shows no metrics
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now.add(d.counted[s.Name])
+	d.counted[s.Name] = now
+}
+
+func (h *hop) add(other hop) {
+	for what, n := range other.received {
+		h.received[what] += n
+	}
+	for exporter, counts := range other.exported {
+		for what, n := range counts {
+			h.count(exporter, what, n)
+		}
+	}
+}
+
+func (h *hop) count(exporter, what string, n int) {
+	if h.exported[exporter] == nil {
+		h.exported[exporter] = map[string]int{}
+	}
+	h.exported[exporter][what] += n
+}
+
+var (
+	spanMetric   = regexp.MustCompile(`^otelcol_(receiver|exporter)_(\w+)_spans(?:_total)?\{(.*)\} (\d+)`)
+	exporterName = regexp.MustCompile(`exporter="([^"]*)"`)
+)
+
+// readHop reads what all instances of a collector count now. What goes to the log alone is left out.
+func (d *Demo) readHop(s *service) (hop, error) {
+	h := hop{received: map[string]int{}, exported: map[string]map[string]int{}}
+	client := http.Client{Timeout: time.Second}
+	defer client.CloseIdleConnections()
+	for i := range s.instances {
+		response, err := client.Get("http://" + d.addresses.All()[compose.Port{Service: s.Name, Instance: i, Number: 8888}] + "/metrics")
+		if err != nil {
+			return h, err
+		}
+		lines := bufio.NewScanner(response.Body)
+		for lines.Scan() {
+			found := spanMetric.FindStringSubmatch(lines.Text())
+			if found == nil {
+				continue
+			}
+			n, _ := strconv.Atoi(found[4]) // digits
+			if found[1] == "receiver" {
+				h.received[found[2]] += n
+			} else if exporter := exporterName.FindStringSubmatch(found[3]); exporter != nil && exporter[1] != "debug" {
+				h.count(exporter[1], found[2], n)
+			}
+		}
+		response.Body.Close()
+		if err := lines.Err(); err != nil {
+			return h, err
+		}
+	}
+	return h, nil
+}
+
+// String is one line: what each hop reported, and what was refused, failed or was dropped, if anything.
+func (h Hops) String() string {
+	var counts, losses []string
+	accepted := "accepted by"
+	if h.sent >= 0 {
+		counts = append(counts, fmt.Sprintf("%d sent by the programs", h.sent))
+	}
+	for _, name := range h.services {
+		of, ok := h.hops[name]
+		if !ok {
+			counts = append(counts, fmt.Sprintf("%d at %s", h.arrived[name], name))
+			continue
+		}
+		counts = append(counts, fmt.Sprintf("%d %s %s", of.received["accepted"], accepted, name))
+		accepted = "by"
+		for _, what := range []string{"refused", "failed"} {
+			if n := of.received[what]; n > 0 {
+				losses = append(losses, fmt.Sprintf("%s %s %d", name, what, n))
+			}
+		}
+		for _, exporter := range slices.Sorted(maps.Keys(of.exported)) {
+			for _, loss := range []struct{ what, text string }{{"send_failed", "failed to send"}, {"enqueue_failed", "dropped"}} {
+				if n := of.exported[exporter][loss.what]; n > 0 {
+					losses = append(losses, fmt.Sprintf("%s's exporter %s %s %d", name, exporter, loss.text, n))
+				}
+			}
+		}
+	}
+	for _, name := range h.unknown {
+		losses = append(losses, "the metrics of "+name+" can't be read")
+	}
+	line := "spans: " + strings.Join(counts, ", ")
+	if len(losses) > 0 {
+		line += "; " + strings.Join(losses, ", ")
+	}
+	return line
+}
+
+// Table is the same as a table, and what each exporter has sent.
+func (h Hops) Table() string {
+	var text strings.Builder
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "SPANS AT\tACCEPTED\tREFUSED\tFAILED\tBY EXPORTER\tSENT\tFAILED\tDROPPED")
+	for _, name := range h.services {
+		of, ok := h.hops[name]
+		if !ok {
+			fmt.Fprintf(t, "%s\t%d\t\t\t\t\t\t\n", name, h.arrived[name])
+			continue
+		}
+		row := fmt.Sprintf("%s\t%d\t%d\t%d", name, of.received["accepted"], of.received["refused"], of.received["failed"])
+		for _, exporter := range slices.Sorted(maps.Keys(of.exported)) {
+			e := of.exported[exporter]
+			fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\n", row, exporter, e["sent"], e["send_failed"], e["enqueue_failed"])
+			row = "\t\t\t"
+		}
+		if len(of.exported) == 0 {
+			fmt.Fprintf(t, "%s\t\t\t\t\n", row)
+		}
+	}
+	for _, name := range h.unknown {
+		fmt.Fprintf(t, "%s\t?\t\t\t\t\t\t\n", name)
+	}
+	_ = t.Flush() // into memory
+	return regexp.MustCompile(`(?m) +$`).ReplaceAllString(text.String(), "")
+}

@@ -1,0 +1,30 @@
+package stack
+
+import "testing"
+
+func TestHopsNameWhatWasLost(t *testing.T) {
+	h := Hops{
+		sent: 40, services: []string{"agent", "collector", "zipkin"}, unknown: []string{"sampler"}, arrived: map[string]int{"zipkin": 20},
+		hops: map[string]hop{
+			"agent":     {map[string]int{"accepted": 37, "refused": 3, "failed": 0}, map[string]map[string]int{"otlp_grpc": {"sent": 30, "send_failed": 7}}},
+			"collector": {map[string]int{"accepted": 30, "failed": 1}, map[string]map[string]int{"zipkin": {"sent": 20, "enqueue_failed": 10}}},
+		},
+	}
+	if want := "spans: 40 sent by the programs, 37 accepted by agent, 30 by collector, 20 at zipkin; agent refused 3, " +
+		"agent's exporter otlp_grpc failed to send 7, collector failed 1, collector's exporter zipkin dropped 10, " +
+		"the metrics of sampler can't be read"; h.String() != want {
+		t.Errorf("got  %s\nwant %s", h, want)
+	}
+	const want = `SPANS AT   ACCEPTED  REFUSED  FAILED  BY EXPORTER  SENT  FAILED  DROPPED
+agent      37        3        0       otlp_grpc    30    7       0
+collector  30        0        1       zipkin       20    0       10
+zipkin     20
+sampler    ?
+`
+	if got := h.Table(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if got := (Hops{sent: -1, services: []string{"jaeger"}, arrived: map[string]int{"jaeger": 5}}).String(); got != "spans: 5 at jaeger" {
+		t.Errorf("without a collector: %s", got)
+	}
+}
