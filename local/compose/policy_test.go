@@ -49,6 +49,10 @@ func breaches(service types.ServiceConfig, dockerfile string) map[string]string 
 	check(service.MemLimit > 0 || service.Deploy != nil && service.Deploy.Resources.Limits != nil && service.Deploy.Resources.Limits.MemoryBytes > 0,
 		"memory limit", "")
 
+	// The client makes its requests and ends; a service whose command is `true` has ended already.
+	ends := service.Name == "client" || slices.Equal(service.Command, []string{"true"})
+	check(ends == (service.Restart == ""), "restarts if it dies", service.Restart)
+
 	if service.Build == nil {
 		check(hasVersion(service.Image), "an image of one version", service.Image)
 	}

@@ -43,8 +43,8 @@ var kinds = map[Kind]struct {
 	check    func(types.ServiceConfig) error // its errors begin with the setting
 }{
 	Program: {
-		settings: []string{"build.context", "build.dockerfile", "build.args.CMD", "command", "environment", "env_file",
-			"healthcheck", "ports", "tmpfs"},
+		settings: []string{"build.context", "build.dockerfile", "build.args.CMD", "build.args.VERSION", "command",
+			"environment", "env_file", "healthcheck", "ports", "tmpfs"},
 		check: checkProgram,
 	},
 	Collector: {
@@ -61,12 +61,12 @@ var kinds = map[Kind]struct {
 	Jaeger: {
 		images:   []string{"jaegertracing/jaeger"},
 		settings: []string{"image", "command", "environment.OTEL_TRACES_SAMPLER", "healthcheck", "ports", "tmpfs"},
-		ports:    []int{4317, 16686},
+		ports:    []int{4317, 4318, 16686},
 		check:    checkJaeger,
 	},
 	Zipkin: {
-		images:   []string{"openzipkin/zipkin"},
-		settings: []string{"image", "environment.MEM_MAX_SPANS", "healthcheck", "ports", "tmpfs"},
+		images:   []string{"openzipkin/zipkin", "openzipkin/zipkin-slim"},
+		settings: []string{"image", "environment.MEM_MAX_SPANS", "environment.JAVA_OPTS", "healthcheck", "ports", "tmpfs"},
 		ports:    []int{9411},
 	},
 	Prometheus: {
@@ -108,6 +108,7 @@ var leftAside = []string{
 	"blkio_config", "cap_drop", "cpus", "cpu_count", "cpu_percent", "cpu_period", "cpu_quota", "cpu_rt_period",
 	"cpu_rt_runtime", "cpu_shares", "cpuset", "deploy.resources", "expose", "init", "logging", "mem_limit",
 	"mem_reservation", "mem_swappiness", "memswap_limit", "pids_limit", "read_only", "security_opt", "ulimits", "user",
+	"restart",          // the runner stops instead, and names what died
 	"networks.default", // every service of a file is in it
 }
 

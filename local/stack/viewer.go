@@ -17,19 +17,14 @@ type (
 )
 
 func (jaeger) plan(d *Demo, s *service) error {
-	s.instances = []instance{&server{open: func() (func(), error) {
-		closePages, err := d.openHTTP(s, 16686, d.viewer.JaegerHandler())
-		if err != nil {
-			return nil, err
-		}
-		otlp := d.viewer.OTLP()
-		closeOTLP, err := d.open(s, 4317, otlp.Serve, otlp.Stop)
-		if err != nil {
-			closePages()
-			return nil, err
-		}
-		return func() { closeOTLP(); closePages() }, nil
-	}}}
+	s.instances = []instance{
+		&server{open: func() (func(), error) { return d.openHTTP(s, 16686, d.viewer.JaegerHandler()) }},
+		&server{open: func() (func(), error) { return d.openHTTP(s, 4318, d.viewer.OTLPHandler()) }},
+		&server{open: func() (func(), error) {
+			otlp := d.viewer.OTLP()
+			return d.open(s, 4317, otlp.Serve, otlp.Stop)
+		}},
+	}
 	return nil
 }
 
@@ -42,7 +37,7 @@ func (zipkin) plan(d *Demo, s *service) error {
 
 func (zipkin) probe(ctx context.Context, d *Demo, s *service) error { return d.dial(ctx, s, 9411) }
 
-// server is a service that runs in the runner. What open starts is what close ends.
+// server is a service, or a port of one, that is served by the runner. What open starts is what close ends.
 type server struct {
 	open  func() (close func(), err error)
 	close func()

@@ -62,8 +62,8 @@ func TestShapeOfWhatIsNotSimple(t *testing.T) {
 			"1 trace\na  one  internal\n  a  two  internal\na  own  internal\n",
 		},
 		"names that would break the text": {
-			[]testSpan{{1, 0, "a\nb", "\x1b[31mred", ptrace.SpanKindUnspecified, 0, ms, "", map[string]any{"username": "x\u202ey"}, nil}},
-			`1 trace` + "\n" + `a\nb  \x1b[31mred  username=x\u202ey` + "\n",
+			[]testSpan{{1, 0, "a\nb", "\x1b[31mred", ptrace.SpanKindUnspecified, 0, ms, "", map[string]any{"user.name": "x\u202ey"}, nil}},
+			`1 trace` + "\n" + `a\nb  \x1b[31mred  user.name=x\u202ey` + "\n",
 		},
 	} {
 		all := traces(c.spans)
@@ -136,5 +136,5 @@ func ExampleShape() {
 	//       server  handle request  internal
 	//         server  publish work  producer  messaging.destination.name=work
 	//           server  publish  client
-	//           worker  process work  consumer  messaging.destination.name=work  username=donuts  link=publish work
+	//           worker  process work  consumer  messaging.destination.name=work  user.name=donuts  link=publish work
 }

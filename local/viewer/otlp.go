@@ -2,6 +2,8 @@ package viewer
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
@@ -23,6 +25,31 @@ func (v *Viewer) OTLP() *grpc.Server {
 	)
 	ptraceotlp.RegisterGRPCServer(server, &otlpService{store: v.jaeger})
 	return server
+}
+
+// OTLPHandler takes OTLP over HTTP, as protocol buffers, and fills Jaeger's store too.
+func (v *Viewer) OTLPHandler() http.Handler {
+	service := &otlpService{store: v.jaeger}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/traces", func(w http.ResponseWriter, r *http.Request) {
+		body, err := readBody(w, r)
+		request := ptraceotlp.NewExportRequest()
+		if err == nil {
+			err = request.UnmarshalProto(body)
+		}
+		if refused(w, err) {
+			return
+		}
+		response, err := service.Export(r.Context(), request)
+		content, err2 := response.MarshalProto()
+		if err = errors.Join(err, err2); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-protobuf")
+		_, _ = w.Write(content) // the sender is told nothing then, and sends again
+	})
+	return mux
 }
 
 type otlpService struct {

@@ -220,6 +220,29 @@ func TestOTLP(t *testing.T) {
 	}
 }
 
+func TestOTLPOverHTTP(t *testing.T) {
+	v := New()
+	body, err := ptraceotlp.NewExportRequestFromTraces(tracetest.OTLP(tracetest.Demo())).MarshalProto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var packed bytes.Buffer
+	pack := gzip.NewWriter(&packed)
+	pack.Write(body)
+	pack.Close()
+	if w := ask(v.OTLPHandler(), "POST", "/v1/traces", packed.String(), "Content-Encoding", "gzip"); w.Code != http.StatusOK {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if err := tracetest.Match(tracetest.DemoShape, v.Jaeger().Traces()); err != nil {
+		t.Error(err)
+	}
+	for body, want := range map[string]int{"\xff": 400, strings.Repeat("x", maxBody+1): 413} {
+		if w := ask(v.OTLPHandler(), "POST", "/v1/traces", body); w.Code != want {
+			t.Errorf("%.5q: %d, want %d", body, w.Code, want)
+		}
+	}
+}
+
 func FuzzZipkinPost(f *testing.F) {
 	proto, text := zipkinBody(f, tracetest.Everything())
 	f.Add([]byte(proto), true)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/translator/zipkin/zipkinv2"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"otel-demo/local/trace"
 )
@@ -19,27 +20,33 @@ const maxBody = 16 << 20
 // so what its exporter wrote into tags, because Zipkin has no field for it, is read back: links, the status and the kind
 // of an internal span.
 func (v *Viewer) postSpans(w http.ResponseWriter, r *http.Request) {
-	body, err := readBody(w, r)
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
-		return
-	}
 	format := zipkinv2.NewJSONTracesUnmarshaler(false)
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-protobuf") {
 		format = zipkinv2.NewProtobufTracesUnmarshaler(false, false)
 	}
+	body, err := readBody(w, r)
+	var spans ptrace.Traces
 	if err == nil {
-		spans, parseErr := format.UnmarshalTraces(body)
-		if parseErr == nil {
-			traces, _ := trace.FromOTLP(spans) // the translator has refused spans without ids
-			v.zipkin.Add(traces)
-			w.WriteHeader(http.StatusAccepted)
-			return
-		}
-		err = parseErr
+		spans, err = format.UnmarshalTraces(body)
 	}
-	http.Error(w, err.Error(), http.StatusBadRequest)
+	if refused(w, err) {
+		return
+	}
+	traces, _ := trace.FromOTLP(spans) // the translator has refused spans without ids
+	v.zipkin.Add(traces)
+	w.WriteHeader(http.StatusAccepted)
+}
+
+// refused tells the sender why its request is refused, unless err is nil.
+func refused(w http.ResponseWriter, err error) bool {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+	return err != nil
 }
 
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {

@@ -23,6 +23,7 @@ import (
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/debugexporter"
 	"go.opentelemetry.io/collector/exporter/otlpexporter"
+	"go.opentelemetry.io/collector/exporter/otlphttpexporter"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/processor"
@@ -56,6 +57,7 @@ func Core() Components {
 		Exporters: []exporter.Factory{
 			debugexporter.NewFactory(),
 			otlpexporter.NewFactory(),
+			otlphttpexporter.NewFactory(),
 			zipkinexporter.NewFactory(),
 		},
 		Extensions: []extension.Factory{healthcheckextension.NewFactory()},

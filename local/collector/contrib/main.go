@@ -10,7 +10,6 @@ import (
 	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/attributesprocessor"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/redactionprocessor"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/tailsamplingprocessor"
-	"go.opentelemetry.io/collector/exporter/otlphttpexporter"
 
 	"otel-demo/local/collector/components"
 )
@@ -18,7 +17,7 @@ import (
 func main() {
 	c := components.Core()
 	c.Processors = append(c.Processors, attributesprocessor.NewFactory(), redactionprocessor.NewFactory(), tailsamplingprocessor.NewFactory())
-	c.Exporters = append(c.Exporters, loadbalancingexporter.NewFactory(), otlphttpexporter.NewFactory(), prometheusexporter.NewFactory())
+	c.Exporters = append(c.Exporters, loadbalancingexporter.NewFactory(), prometheusexporter.NewFactory())
 	c.Connectors = append(c.Connectors, spanmetricsconnector.NewFactory())
 	c.Extensions = append(c.Extensions, filestorage.NewFactory())
 	components.Main(c)

@@ -50,7 +50,7 @@ func TestMatchShowsWhatDiffers(t *testing.T) {
 func TestMatchShowsTheMostSimilarShapeOpposite(t *testing.T) {
 	want := strings.Join([]string{
 		strings.Replace(BlockOf(DemoShape, "make request"), "donuts", "bagels", 1),
-		"1 trace\nclient  wait for server  internal  username=nobody\n",
+		"1 trace\nclient  wait for server  internal  user.name=nobody\n",
 		"1 trace\nclient  example error  internal\n",
 	}, "\n")
 	err := Match(want, Traces(Demo()))
