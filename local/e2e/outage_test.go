@@ -1,164 +1,139 @@
 package e2e
 
 import (
-	"regexp"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"otel-demo/local/stack"
+	"otel-demo/local/load"
 	"otel-demo/local/trace"
 )
 
-// awayFor is how long something is away in these tests.
-const awayFor = time.Minute
+var everyOutage = flag.Bool("outages", false, "with -long: every outage at every rate and size, which takes some 25 minutes")
 
-// stopFor stops a service for the time of an outage.
-func stopFor(t *testing.T, d *stack.Demo, name string, meanwhile func()) {
-	t.Helper()
-	if err := d.StopService(name); err != nil {
-		t.Fatal(err)
-	}
-	start := time.Now()
-	meanwhile()
-	time.Sleep(awayFor - time.Since(start))
-	if err := d.StartService(t.Context(), name); err != nil {
-		t.Fatal(err)
-	}
+// outageCase is a next hop that is down for a while, under load.
+type outageCase struct {
+	down    string // the service
+	durable bool   // the agent's queue is on disk
+	rate    int    // requests a second
+	size    int    // of the baggage, in bytes: 900 make spans of about 700 bytes, 6 some of 200
+	lasts   time.Duration
 }
 
-func TestTheAgentIsAwayTwice(t *testing.T) {
+func (c outageCase) String() string {
+	name := c.down
+	if c.durable {
+		name += ", durable agent"
+	}
+	return fmt.Sprintf("%s down for %v at %d requests a second with %d bytes of baggage", name, c.lasts, c.rate, c.size)
+}
+
+// The next hop of the agent, or of the collector, is down for minutes, with spans of the size that real systems have. No
+// span is lost. By default each hop has the longest outage at the highest rate; -outages adds the others.
+func TestOutages(t *testing.T) {
 	needsLong(t)
-	t.Parallel()
-	d, _ := startServices(t)
-	var load *loading
-	start := time.Now()
-	stopFor(t, d, "otel-agent", func() {
-		// The programs start without an agent, and never had a connection to one.
-		for _, name := range []string{"worker", "server"} {
-			if err := d.Restart(t.Context(), name); err != nil {
-				t.Fatal(err)
+	cases := []outageCase{
+		{"otel-collector", false, 300, 900, 3 * time.Minute},
+		{"otel-collector", true, 300, 900, 3 * time.Minute},
+		{"jaeger", false, 300, 900, 3 * time.Minute},
+		{"zipkin", false, 300, 900, 3 * time.Minute},
+	}
+	if *everyOutage {
+		for _, hop := range cases {
+			for _, lasts := range []time.Duration{time.Minute, 3 * time.Minute} {
+				for _, rate := range []int{100, 300} {
+					for _, size := range []int{6, 900} {
+						if c := (outageCase{hop.down, hop.durable, rate, size, lasts}); c != hop {
+							cases = append(cases, c)
+						}
+					}
+				}
 			}
 		}
-		isWell(t, d)
-		load = startLoad(t, address(t, d, "server", 8080), 10)
-	})
-	back := time.Now()
-	allArrive(t, d, load.answered(), 45*time.Second)
-	caughtUp := time.Now()
-	load.wait(200)
-	again := time.Now()
-	stopFor(t, d, "otel-agent", func() {})
-	end := time.Now()
-	load.wait(50)
-	load.Stop()
-	answered := load.allAnswered()
-	took := allArrive(t, d, answered, 45*time.Second)
-	away := (load.latency(0.5, start, back) + load.latency(0.5, again, end)) / 2
-	with := load.latency(0.5, caughtUp, again)
-	t.Logf("measured: the agent away for %v from the start and again, 10 requests/s: %d requests, no span lost; caught up %v after the first, "+
-		"%v after the second; p50 %v with the agent, %v without, ratio %.3f", awayFor, len(answered),
-		caughtUp.Sub(back).Round(100*time.Millisecond), took, with, away, float64(away)/float64(with))
+	}
+	for _, c := range cases {
+		t.Run(c.String(), func(t *testing.T) {
+			t.Parallel()
+			c.losesNothing(t)
+		})
+	}
 }
 
-// Two minutes without an agent are when the programs give up on the first spans, and so have something to say.
-func TestTheAgentNeverComes(t *testing.T) {
-	needsLong(t)
-	t.Parallel()
-	d, log := startDemo(t, `services: {client: {environment: {REQUESTS: "1000"}}}`)
-	for _, name := range []string{"otel-agent", "client", "worker", "server"} {
-		if err := d.StopService(name); err != nil {
+func (c outageCase) losesNothing(t *testing.T) {
+	overlays := []string{`services: {server: {environment: {WORK_DURATION: 1ms}}, worker: {environment: {WORK_DURATION: 1ms}}}`}
+	if c.durable {
+		recipe, err := os.ReadFile(filepath.Join(projectRoot(t), "recipes", "durable-agent", "docker-compose.yml"))
+		if err != nil {
 			t.Fatal(err)
 		}
+		overlays = append(overlays, string(recipe))
 	}
-	before := len(log.String())
-	start := time.Now()
-	for _, name := range []string{"worker", "server", "client"} {
-		if err := d.StartService(t.Context(), name); err != nil {
-			t.Fatal(err)
-		}
+	d, log := startServices(t, overlays...)
+	received := map[string]*load.Arrivals{}
+	var came atomic.Int64 // spans, those that came twice too
+	for _, backend := range d.Backends() {
+		a := load.NewArrivals()
+		received[backend.Service] = a
+		backend.Divert(func(parts []*trace.Trace) {
+			a.Take(parts)
+			for _, part := range parts {
+				came.Add(int64(len(part.Spans)))
+			}
+		})
 	}
-	isWell(t, d)
-	load := startLoad(t, address(t, d, "server", 8080), 10)
-	time.Sleep(150*time.Second - time.Since(start))
-	load.Stop()
-	answered := load.allAnswered()
-	for _, name := range []string{"client", "server", "worker"} {
-		lines := complaints(log.String()[before:], name)
-		if limit := 1 + int(time.Since(start)/(10*time.Second)); len(lines) > limit {
-			t.Errorf("%s wrote %d lines, want 1 in 10 s at most:\n%s", name, len(lines), strings.Join(lines, "\n"))
+	wait := func(what string, within time.Duration, condition func() bool) time.Duration {
+		t.Helper()
+		start := time.Now()
+		for !condition() {
+			if time.Since(start) > within {
+				for name, a := range received {
+					t.Logf("%s has %d spans", name, a.Count())
+				}
+				t.Fatalf("%s: not within %v", what, within)
+			}
+			time.Sleep(20 * time.Millisecond)
 		}
-		status, took := terminateService(t, d, name, 10*time.Second)
-		if want := map[string]int{"client": 143}[name]; status != want {
-			t.Errorf("%s: exit status %d, want %d", name, status, want)
-		}
-		if !strings.Contains(log.String(), name+" | time=") || !strings.Contains(lastLines(log.String(), name), "spans are lost") {
-			t.Errorf("%s does not say that spans are lost", name)
-		}
-		t.Logf("measured: the agent never comes: %s wrote %d lines in %v, exit %d after %v", name, len(lines),
-			time.Since(start).Round(time.Second), status, took)
+		return time.Since(start).Round(100 * time.Millisecond)
 	}
-	t.Logf("measured: the agent never comes: %d requests answered, p50 %v", len(answered), load.latency(0.5, start, time.Now()))
-}
-
-// routine is what a program writes though nothing is wrong: the client's line a request, and what is level=INFO.
-var routine = regexp.MustCompile(`\| (200 [0-9a-f]{32} |.* level=INFO )`)
-
-// complaints returns the lines of a service that aren't routine.
-func complaints(log, service string) (lines []string) {
-	for line := range strings.Lines(log) {
-		if strings.HasPrefix(line, service+" | ") && !routine.MatchString(line) {
-			lines = append(lines, strings.TrimSpace(line))
-		}
-	}
-	return lines
-}
-
-// lastLines returns what a service has written last.
-func lastLines(log, service string) string {
-	lines := complaints(log, service)
-	return strings.Join(lines[max(0, len(lines)-3):], "\n")
-}
-
-func TestTheCollectorRestartsAndZipkinIsAway(t *testing.T) {
-	needsLong(t)
-	t.Parallel()
-	d, _ := startServices(t)
-	load := startLoad(t, address(t, d, "server", 8080), 10)
-	load.wait(30)
-	if err := d.Restart(t.Context(), "otel-collector"); err != nil {
+	r := load.Start(address(t, d, "server", 8080), c.rate, 0, "username="+strings.Repeat("x", c.size))
+	t.Cleanup(r.Stop)
+	wait("requests", 20*time.Second, func() bool { return len(r.Ended()) >= 5*c.rate })
+	if err := d.StopService(c.down); err != nil {
 		t.Fatal(err)
 	}
-	load.wait(30)
-	// What was sent before Zipkin went is at both, so that what comes late at Jaeger is late because of Zipkin.
-	allArrive(t, d, load.answered(), 45*time.Second)
-	var delay time.Duration
-	stopFor(t, d, "zipkin", func() {
-		for start := time.Now(); time.Since(start) < awayFor-15*time.Second; {
-			load.wait(10)
-			delay = max(delay, arrivesAt(t, d.Jaeger(), load.answered()))
-		}
-	})
-	load.wait(20)
-	load.Stop()
-	answered := load.allAnswered()
-	took := allArrive(t, d, answered, 90*time.Second)
-	t.Logf("measured: the collector restarted, then Zipkin away for %v, 10 requests/s: %d requests, no span lost at either backend; "+
-		"Jaeger had all spans %v after the answer at most, Zipkin caught up %v after it was back", awayFor, len(answered), delay, took)
-}
-
-// arrivesAt waits until a store has all spans of all traces, for 15 s at most, and returns how long that took.
-func arrivesAt(t *testing.T, store *trace.Store, ids []string) time.Duration {
-	t.Helper()
-	start := time.Now()
-	for {
-		n, example := lost(store, ids, requestSpans)
-		if n == 0 {
-			return time.Since(start).Round(100 * time.Millisecond)
-		}
-		if time.Since(start) > 15*time.Second {
-			t.Fatalf("%d spans have not arrived within 15 s of the answer: %s", n, example)
-		}
-		time.Sleep(50 * time.Millisecond)
+	for end := time.Now().Add(c.lasts); time.Now().Before(end); {
+		time.Sleep(100 * time.Millisecond)
 	}
+	if err := d.StartService(t.Context(), c.down); err != nil {
+		t.Fatal(err)
+	}
+	held := load.SpansPerRequest * load.Answered(r.Ended())
+	all := func(spans int) func() bool {
+		return func() bool { return received["jaeger"].Count() >= spans && received["zipkin"].Count() >= spans }
+	}
+	backlog := wait("the backlog", 3*time.Minute, all(held))
+	sent := len(r.Ended())
+	wait("requests after the outage", 20*time.Second, func() bool { return len(r.Ended()) >= sent+5*c.rate })
+	r.Stop()
+	ended := r.Ended()
+	for _, result := range ended {
+		if result.Code != http.StatusOK {
+			t.Errorf("a request got %d %s", result.Code, result.Error)
+			break
+		}
+	}
+	spans := load.SpansPerRequest * load.Answered(ended)
+	wait("all spans", time.Minute, all(spans))
+	if strings.Contains(log.String(), "spans were lost") || strings.Contains(log.String(), "Dropping data") {
+		t.Errorf("the log says that spans were lost")
+	}
+	t.Logf("measured: %v: %d requests, 0 of %d spans lost at Jaeger and at Zipkin; the backlog was delivered %v after the return; "+
+		"%d came twice; the agent took %d MB at most, the collector %d MB", c, len(ended), spans, backlog, int(came.Load())-2*spans,
+		peakMemory(t, d, "otel-agent"), peakMemory(t, d, "otel-collector"))
 }

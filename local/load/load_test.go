@@ -23,7 +23,7 @@ func TestLatencyIsFromTheIntendedStart(t *testing.T) {
 
 func TestArrivals(t *testing.T) {
 	end := time.Now().Add(-time.Second)
-	a := &arrivals{traces: map[string]*arrival{}}
+	a := NewArrivals()
 	part := func(id string, ids ...string) *trace.Trace {
 		p := &trace.Trace{ID: id}
 		for _, span := range ids {
@@ -31,8 +31,8 @@ func TestArrivals(t *testing.T) {
 		}
 		return p
 	}
-	a.take([]*trace.Trace{part("one", "1", "2", "3"), part("two", "1")})
-	a.take([]*trace.Trace{part("one", "3", "4", "5")}) // 3 was sent twice
+	a.Take([]*trace.Trace{part("one", "1", "2", "3"), part("two", "1")})
+	a.Take([]*trace.Trace{part("one", "3", "4", "5")}) // 3 was sent twice
 	got := a.report([]string{"one", "two", "three"})
 	if got.Arrived != 6 || got.Lost != 9 || got.WholeP50 < 1000 {
 		t.Errorf("got %+v, want 6 of 15, and one whole trace a second after its end", got)

@@ -83,7 +83,7 @@ func newReport(rate int, duration time.Duration, sides []sideReport) Report {
 // report says what became of the requests that were sent to a side.
 func (s *side) report(rate int, duration time.Duration, sent *Requests, processes []processReport) sideReport {
 	results := sent.Ended()
-	r := sideReport{Side: s.name, Sent: len(results), Answered: answered(results), Processes: processes}
+	r := sideReport{Side: s.name, Sent: len(results), Answered: Answered(results), Processes: processes}
 	var late, fromSend []time.Duration
 	var ids []string
 	for _, result := range results {
@@ -95,7 +95,7 @@ func (s *side) report(rate int, duration time.Duration, sent *Requests, processe
 	}
 	r.Latency, r.FromSend = newQuantiles(late), newQuantiles(fromSend)
 	if len(s.backends) > 0 {
-		r.SpansMade = spansPerRequest * r.Answered
+		r.SpansMade = SpansPerRequest * r.Answered
 		r.Backends = map[string]backendReport{}
 	}
 	for name, a := range s.backends {
@@ -105,7 +105,7 @@ func (s *side) report(rate int, duration time.Duration, sent *Requests, processe
 	return r
 }
 
-func (a *arrivals) report(ids []string) backendReport {
+func (a *Arrivals) report(ids []string) backendReport {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := backendReport{}
@@ -116,11 +116,11 @@ func (a *arrivals) report(ids []string) backendReport {
 			continue
 		}
 		r.Arrived += len(trace.spans)
-		if len(trace.spans) == spansPerRequest {
+		if len(trace.spans) == SpansPerRequest {
 			whole = append(whole, trace.arrived.Sub(trace.end))
 		}
 	}
-	r.Lost = spansPerRequest*len(ids) - r.Arrived
+	r.Lost = SpansPerRequest*len(ids) - r.Arrived
 	q := newQuantiles(whole)
 	r.WholeP50, r.WholeP99 = q.P50, q.P99
 	return r

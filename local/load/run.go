@@ -50,8 +50,8 @@ services:
 `
 )
 
-// spansPerRequest is how many spans a request makes when its client makes none: four in the server, one in the worker.
-const spansPerRequest = 5
+// SpansPerRequest is how many spans a request makes when its client makes none: four in the server, one in the worker.
+const SpansPerRequest = 5
 
 // warmUp is how long each side gets the load before it counts. Connections and the like are made in that time.
 const warmUp = 2 * time.Second
@@ -61,12 +61,12 @@ type side struct {
 	name     string
 	demo     *stack.Demo
 	server   string // its address
-	backends map[string]*arrivals
+	backends map[string]*Arrivals
 	gave     bool // it could not take the rate before
 }
 
-// arrivals are when the spans of each trace came to a backend.
-type arrivals struct {
+// Arrivals are when the spans of each trace came to a backend.
+type Arrivals struct {
 	mu     sync.Mutex
 	traces map[string]*arrival
 	spans  int
@@ -78,7 +78,8 @@ type arrival struct {
 	arrived time.Time // when the last one came
 }
 
-func (a *arrivals) take(parts []*trace.Trace) {
+// Take counts spans that have just come, as Divert hands them.
+func (a *Arrivals) Take(parts []*trace.Trace) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -101,13 +102,17 @@ func (a *arrivals) take(parts []*trace.Trace) {
 	}
 }
 
-func (a *arrivals) reset() {
+// NewArrivals returns none yet.
+func NewArrivals() *Arrivals { return &Arrivals{traces: map[string]*arrival{}} }
+
+func (a *Arrivals) reset() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.traces, a.spans = map[string]*arrival{}, 0
 }
 
-func (a *arrivals) count() int {
+// Count is how many different spans have come.
+func (a *Arrivals) Count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.spans
@@ -186,10 +191,10 @@ func quietLines(write func(service, line string)) func(service, line string) {
 
 // prepare finds the server, waits until it is well, and has the backends count what comes rather than keep it.
 func (s *side) prepare(ctx context.Context) error {
-	s.backends = map[string]*arrivals{}
+	s.backends = map[string]*Arrivals{}
 	for _, backend := range s.demo.Backends() {
-		s.backends[backend.Service] = &arrivals{traces: map[string]*arrival{}}
-		backend.Divert(s.backends[backend.Service].take)
+		s.backends[backend.Service] = NewArrivals()
+		backend.Divert(s.backends[backend.Service].Take)
 	}
 	var err error
 	if s.server, err = s.demo.Addr("server", 8080); err != nil {
@@ -235,7 +240,7 @@ func measure(ctx context.Context, o Options, rate int, sides ...*side) ([]sideRe
 	}
 	var reports []sideReport
 	for i, s := range sides {
-		if err := s.drain(ctx, spansPerRequest*answered(sent[i].Ended())); err != nil {
+		if err := s.drain(ctx, SpansPerRequest*Answered(sent[i].Ended())); err != nil {
 			return nil, err
 		}
 		reports = append(reports, s.report(rate, o.Duration, sent[i], watches[i].stop()))
@@ -263,8 +268,8 @@ func attack(ctx context.Context, rate int, duration time.Duration, baggage strin
 				text := fmt.Sprintf("%d/s: %v of %v", rate, time.Since(start).Round(time.Second), duration)
 				for i, r := range all {
 					ended := r.Ended()
-					text += fmt.Sprintf(", %s %d answered", sides[i].name, answered(ended))
-					if failed := len(ended) - answered(ended); failed > 0 {
+					text += fmt.Sprintf(", %s %d answered", sides[i].name, Answered(ended))
+					if failed := len(ended) - Answered(ended); failed > 0 {
 						text += fmt.Sprintf(" and %d failed", failed)
 					}
 				}
@@ -280,7 +285,8 @@ func attack(ctx context.Context, rate int, duration time.Duration, baggage strin
 	return all, nil
 }
 
-func answered(results []*vegeta.Result) int {
+// Answered counts the requests that were answered 200.
+func Answered(results []*vegeta.Result) int {
 	n := 0
 	for _, result := range results {
 		if result.Code == http.StatusOK {
@@ -293,7 +299,7 @@ func answered(results []*vegeta.Result) int {
 func arrivedText(sides []*side) (text string) {
 	for _, s := range sides {
 		for _, name := range slices.Sorted(maps.Keys(s.backends)) {
-			text += fmt.Sprintf(", %s %d spans", name, s.backends[name].count())
+			text += fmt.Sprintf(", %s %d spans", name, s.backends[name].Count())
 		}
 	}
 	return text
@@ -305,7 +311,7 @@ func (s *side) drain(ctx context.Context, spans int) error {
 	return poll.Until(ctx, 20*time.Millisecond, 0, func() error {
 		total, all := 0, spans > 0
 		for _, a := range s.backends {
-			n := a.count()
+			n := a.Count()
 			total += n
 			all = all && n >= spans
 		}
