@@ -72,7 +72,8 @@ func TestHopsNameWhatFailed(t *testing.T) {
 	t.Parallel()
 	d, _ := startDemo(t, `services:
   client: {environment: {REQUESTS: "1"}}
-  otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=exporters.zipkin.endpoint=http://zipkin:9411/nowhere"]}
+  otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=exporters.zipkin.endpoint=http://zipkin:9411/nowhere",
+    "--set=exporters.zipkin.retry_on_failure.enabled=false"]}
 `)
 	want := "spans: 9 sent by the programs, 9 accepted by otel-agent, 9 by otel-collector, 9 at jaeger, 0 at zipkin; " +
 		"otel-collector's exporter zipkin failed to send 9"
