@@ -49,8 +49,8 @@ func breaches(service types.ServiceConfig, dockerfile string) map[string]string 
 	check(service.MemLimit > 0 || service.Deploy != nil && service.Deploy.Resources.Limits != nil && service.Deploy.Resources.Limits.MemoryBytes > 0,
 		"memory limit", "")
 
-	// The client makes its requests and ends; a service whose command is `true` has ended already.
-	ends := service.Name == "client" || slices.Equal(service.Command, []string{"true"})
+	// A client makes its requests and ends; a service whose command is `true` has ended already.
+	ends := service.Build != nil && *service.Build.Args["CMD"] == "client" || slices.Equal(service.Command, []string{"true"})
 	check(ends == (service.Restart == ""), "restarts if it dies", service.Restart)
 
 	if service.Build == nil {
