@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -199,6 +200,13 @@ func TestServicesComeAndGo(t *testing.T) {
 	for _, name := range []string{"jaeger", "zipkin", "redis"} {
 		if err := d.Restart(t.Context(), name); err != nil {
 			t.Fatal(err)
+		}
+	}
+	// What runs is not started again: the first would be lost.
+	for _, name := range []string{"worker", "zipkin"} {
+		pids := d.PIDs(name)
+		if err := d.StartService(t.Context(), name); err == nil || !strings.Contains(err.Error(), "runs already") || !slices.Equal(pids, d.PIDs(name)) {
+			t.Errorf("%s was started again: %v", name, err)
 		}
 	}
 	eventually(t, "the server to be well", func() bool {

@@ -262,7 +262,8 @@ func TestTakenPortIsOneLineWithPortAndService(t *testing.T) {
 	files := []string{compose.File, overlay(t, fmt.Sprintf(`services: {jaeger: {ports: !override ["127.0.0.1:%s:16686"]},
   server: {ports: !reset []}, zipkin: {ports: !reset []}}`, number))}
 	_, err = stack.Start(t.Context(), stack.Options{Root: projectRoot(t), Files: files})
-	want := "port " + number + ", which service jaeger publishes, is taken"
+	want := "port " + number + ", which service jaeger publishes, is taken: stop the program that listens on it, or give the service " +
+		`another port in an overlay (-f): services: {jaeger: {ports: !override ["127.0.0.1:PORT:16686"]}}`
 	if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v, want one line with %q", err, want)
 	}
@@ -296,6 +297,85 @@ func TestOnceHasTheStatusOfAClientThatFails(t *testing.T) {
 	}
 	if out := r.stderr.String(); !strings.Contains(out, `client         | REQUESTS="many"`) {
 		t.Error("the client's line is missing")
+	}
+}
+
+// Each of two clients fails, and has said why. Nothing else is to be said.
+func TestOnceHasTheStatusOfClientsThatFail(t *testing.T) {
+	t.Parallel()
+	r := startRunner(t, "-once", "-f", overlay(t, `services: {client: {scale: 2, environment: {REQUESTS: many}}}`))
+	if status := r.status(); status != 1 {
+		t.Errorf("exit status %d, want the clients', 1", status)
+	}
+	if out := r.stderr.String(); strings.Contains(out, "ended with exit status") || strings.Count(out, `| REQUESTS="many"`) != 2 {
+		t.Error("the clients' own lines are missing, or are not all")
+	}
+}
+
+func TestShapeIsThatOfTheBackendThatThereIs(t *testing.T) {
+	t.Parallel()
+	collector := filepath.Join(t.TempDir(), "zipkin.yaml")
+	if err := os.WriteFile(collector, []byte(`
+receivers: {otlp: {protocols: {http: {endpoint: "0.0.0.0:4318"}}}}
+exporters: {zipkin: {endpoint: "http://zipkin:9411/api/v2/spans", format: proto}}
+service: {pipelines: {traces: {receivers: [otlp], exporters: [zipkin]}}}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := startRunner(t, "-once", "-shape", "-f", overlay(t, fmt.Sprintf(`services:
+  jaeger: {scale: 0}
+  otel-collector: {volumes: !override ["%s:/etc/otel-collector-config.yaml:ro"]}
+`, collector)))
+	if status := r.status(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	if got, want := strings.ToLower(blocks(r.stdout.String())), strings.ToLower(blocks(expected(t))); got != want {
+		t.Errorf("-shape wrote\n%s\nwant\n%s", got, want)
+	}
+}
+
+// A process that does not end, since it is frozen, would be waited for. A second Ctrl+C means: now.
+func TestASecondSignalKillsAll(t *testing.T) {
+	needsProc(t)
+	for name, test := range map[string]struct {
+		args   []string
+		says   string // when the signals come
+		frozen string
+	}{
+		"run":   {nil, "all services are started", "/worker"},
+		"load":  {[]string{"-load", "1"}, "1/s: ", "/worker"},
+		"start": {[]string{"-f", overlay(t, `services: {worker: {scale: 0}, client: {depends_on: {server: {condition: service_healthy}}}}`)}, "waiting for server", "/server"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := startRunner(t, test.args...)
+			r.says(test.says)
+			frozen := 0
+			for pid, command := range r.children() {
+				if strings.HasSuffix(strings.Trim(command, "\x00"), test.frozen) {
+					frozen++
+					if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if frozen == 0 {
+				t.Fatalf("there is no %s to freeze", test.frozen)
+			}
+			for range 2 {
+				if err := r.Process.Signal(syscall.SIGINT); err != nil {
+					t.Fatal(err)
+				}
+				r.says("stopping ") // a step that takes more than a second
+			}
+			start := time.Now()
+			if status := r.status(); status != 130 {
+				t.Errorf("exit status %d, want 130", status)
+			}
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("it took %v after the second signal", took)
+			}
+		})
 	}
 }
 

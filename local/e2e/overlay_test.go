@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"otel-demo/local/compose"
+	"otel-demo/local/stack"
 	"otel-demo/local/trace/tracetest"
 )
 
@@ -38,6 +40,7 @@ services:
     volumes: !override ["%s:/etc/otel-agent-config.yaml:ro", "queue:/var/lib/storage"]
   prometheus:
     image: prom/prometheus:v3
+    ports: ["127.0.0.1:9090:9090"]
     volumes: ["%s:/etc/prometheus/prometheus.yml:ro"]
 volumes: {queue: {}}
 `, agent, scrape))
@@ -47,6 +50,9 @@ volumes: {queue: {}}
 	metrics := address(t, d, "otel-agent", 8888)
 	if want := "what it would scrape: http://" + metrics + "/metrics"; !strings.Contains(log.String(), want) {
 		t.Errorf("the log does not say %q", want)
+	}
+	if places := d.Places(); strings.Contains(places, "prometheus") || !strings.Contains(places, "jaeger") {
+		t.Errorf("the services are announced as %s, though there is no Prometheus", places)
 	}
 	if body, err := fetch("http://" + metrics + "/metrics"); err != nil || !strings.Contains(string(body), "otelcol_process_uptime") {
 		t.Errorf("the agent's metrics: %v\n%.300s", err, body)
@@ -65,6 +71,24 @@ volumes: {queue: {}}
 		}
 		return processed == 6
 	})
+}
+
+// Others would dial a port on which the collector never listens. That is known as soon as it is ready, not after a fixed
+// time.
+func TestACollectorThatDoesNotListenIsNamed(t *testing.T) {
+	t.Parallel()
+	files := []string{compose.File, overlay(t, `services:
+  otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=receivers.otlp.protocols.http.endpoint=0.0.0.0:4319"]}
+`)}
+	start := time.Now()
+	d, err := stack.Start(t.Context(), stack.Options{Root: projectRoot(t), Binaries: filepath.Dir(binary(t, "local")), Files: files, FreePorts: true})
+	if err == nil {
+		t.Fatal("it started", d.Stop())
+	}
+	const want = "service otel-collector: it is ready and does not listen on its port 4318, which another service uses"
+	if took := time.Since(start); err.Error() != want || took > 9*time.Second {
+		t.Errorf("after %v: got %v, want %s", took, err, want)
+	}
 }
 
 // A collector that sends to Zipkin's port and not to its API: what fails to be sent is named.

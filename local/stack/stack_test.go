@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/compose-spec/compose-go/v2/types"
+
 	"otel-demo/local/compose"
 )
 
@@ -63,6 +65,37 @@ func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 		}
 		if !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s:\ngot  %v\nwant %s", test.overlay, err, test.want)
+		}
+	}
+}
+
+// Two files of one name in different folders are two files.
+func TestMountedFilesOfOneNameAreKeptApart(t *testing.T) {
+	dir := t.TempDir()
+	d := &Demo{dir: t.TempDir()}
+	project := &types.Project{}
+	var err error
+	if d.addresses, err = compose.NewAddresses(project, false, ""); err != nil {
+		t.Fatal(err)
+	}
+	onHost := func(path string) string { return filepath.Join(dir, path) }
+	var mapped []string
+	for _, container := range []string{"/one/config.yaml", "/two/config.yaml"} {
+		if err := os.Mkdir(filepath.Dir(onHost(container)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(onHost(container), []byte("is: "+container[1:4]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := d.mappedYAML(&service{}, 0, container, onHost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mapped = append(mapped, file)
+	}
+	for i, want := range []string{"is: one\n", "is: two\n"} {
+		if got, err := os.ReadFile(mapped[i]); err != nil || string(got) != want {
+			t.Errorf("got %q, %v; want %q", got, err, want)
 		}
 	}
 }
