@@ -78,7 +78,12 @@ func TestMountedFilesOfOneNameAreKeptApart(t *testing.T) {
 	if d.addresses, err = compose.NewAddresses(project, false, ""); err != nil {
 		t.Fatal(err)
 	}
-	onHost := func(path string) string { return filepath.Join(dir, path) }
+	onHost := func(path string) string {
+		if strings.HasSuffix(path, ".yaml") {
+			return filepath.Join(dir, path)
+		}
+		return path
+	}
 	var mapped []string
 	for _, container := range []string{"/one/config.yaml", "/two/config.yaml"} {
 		if err := os.Mkdir(filepath.Dir(onHost(container)), 0o700); err != nil {
