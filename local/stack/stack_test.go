@@ -107,7 +107,8 @@ func TestMountedFilesOfOneNameAreKeptApart(t *testing.T) {
 
 // A service that is left out, as Prometheus is where there is none, is not announced with its address.
 func TestPlacesAreOfWhatRuns(t *testing.T) {
-	config := types.ServiceConfig{Name: "prometheus", Image: "prom/prometheus:v3", Ports: []types.ServicePortConfig{{Published: "0", Target: 9090}}}
+	config := types.ServiceConfig{Name: "prometheus"}
+	config.Image, config.Ports = "prom/prometheus:v3", []types.ServicePortConfig{{Published: "0", Target: 9090}}
 	addresses, err := compose.NewAddresses(&types.Project{Services: types.Services{"prometheus": config}}, false, "")
 	if err != nil {
 		t.Fatal(err)
