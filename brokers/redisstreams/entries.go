@@ -1,0 +1,69 @@
+package redisstreams
+
+// This file is Redis alone, without tracing: how a worker gets entries.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Join creates the group, unless it exists. It begins with the stream's first entry.
+func (w Worker) Join(ctx context.Context) error {
+	err := w.Client.XGroupCreateMkStream(ctx, stream, group, "0").Err()
+	if err != nil && !redis.HasErrorPrefix(err, "BUSYGROUP") {
+		return fmt.Errorf("create group: %w", err)
+	}
+	return nil
+}
+
+// read waits up to half a second for new entries. SIGTERM doesn't cut it short: an entry that Redis hands out
+// meanwhile would belong to a worker that doesn't know of it.
+func (w Worker) read(limit int64) ([]redis.XMessage, error) {
+	streams, err := w.Client.XReadGroup(context.Background(), &redis.XReadGroupArgs{Group: group, Consumer: w.Name,
+		Streams: []string{stream, ">"}, Count: limit, Block: 500 * time.Millisecond}).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	return streams[0].Messages, nil
+}
+
+// claim takes over entries that a worker has had for longer than w.Idle, this worker included. One that has been
+// delivered three times is given up: it stays in the stream, for you to look at, but is nobody's work any more.
+func (w Worker) claim() ([]redis.XMessage, error) {
+	ctx := context.Background()
+	entries, _, err := w.Client.XAutoClaim(ctx, &redis.XAutoClaimArgs{
+		Stream: stream, Group: group, Consumer: w.Name, MinIdle: w.Idle, Start: "0", Count: 10}).Result()
+	if err != nil {
+		return nil, fmt.Errorf("claim: %w", err)
+	}
+	return slices.DeleteFunc(entries, func(entry redis.XMessage) bool {
+		return w.deliveries(entry) > 3 && w.Client.XAck(ctx, stream, group, entry.ID).Err() == nil
+	}), nil
+}
+
+// deliveries returns how often an entry has been delivered.
+func (w Worker) deliveries(entry redis.XMessage) int64 {
+	pending, err := w.Client.XPendingExt(context.Background(), &redis.XPendingExtArgs{
+		Stream: stream, Group: group, Start: entry.ID, End: entry.ID, Count: 1}).Result()
+	if err != nil || len(pending) == 0 {
+		return 1
+	}
+	return pending[0].RetryCount
+}
+
+// waited returns how long an entry has been in the stream. Its id begins with the time of its arrival, by Redis's
+// clock, in milliseconds.
+func waited(entry redis.XMessage) time.Duration {
+	arrival, _, _ := strings.Cut(entry.ID, "-")
+	ms, _ := strconv.ParseInt(arrival, 10, 64)
+	return time.Since(time.UnixMilli(ms))
+}

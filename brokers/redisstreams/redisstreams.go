@@ -1,0 +1,155 @@
+// Package redisstreams is the lesson of pkg/broker.go for Redis Streams.
+//
+// Pub/sub, which the demo uses, gives a message to every worker that listens, and keeps nothing. A stream keeps its
+// entries, and a consumer group gives each entry to one worker. What is new for tracing: the fields of an entry are
+// the carrier, one span can stand for a batch, and an entry whose worker died comes again. The commands that read the
+// stream are in entries.go. redisstreams_test.go shows what happens if you miss one of these.
+package redisstreams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"otel-demo/pkg"
+)
+
+const stream, group = "work", "workers"
+
+var tracer = otel.Tracer("otel-demo/brokers/redisstreams")
+
+// carrier is the fields of an entry: the propagator's keys stand beside "task". You need no envelope, and a program in
+// another language reads the same keys.
+type carrier map[string]any
+
+func (c carrier) Get(key string) string { value, _ := c[key].(string); return value }
+func (c carrier) Set(key, value string) { c[key] = value }
+func (c carrier) Keys() []string        { return slices.Collect(maps.Keys(c)) }
+
+// attributes describe entries by OpenTelemetry's messaging conventions. Their list of systems lacks "redis", but they
+// allow other values.
+func attributes(operation string, more ...attribute.KeyValue) trace.SpanStartEventOption {
+	return trace.WithAttributes(append(more,
+		semconv.MessagingSystemKey.String("redis"),
+		semconv.MessagingDestinationName(stream),
+		semconv.MessagingOperationName(operation),
+		semconv.ServicePeerName("redis"))...) // puts Redis on Zipkin's map
+}
+
+// Publish adds an entry to the stream, which keeps about the newest 10,000.
+func Publish(ctx context.Context, client *redis.Client, task string) error {
+	ctx, span := tracer.Start(ctx, "publish "+stream, trace.WithSpanKind(trace.SpanKindProducer),
+		attributes("publish", semconv.MessagingOperationTypeSend))
+	defer span.End()
+	fields := map[string]any{"task": task}
+	// This ctx is the one that Start returned: the fields name the span `publish work`, not the one around it.
+	otel.GetTextMapPropagator().Inject(ctx, carrier(fields))
+	id, err := client.XAdd(ctx, &redis.XAddArgs{Stream: stream, MaxLen: 10_000, Approx: true, Values: fields}).Result()
+	if err != nil {
+		return pkg.Fail(span, fmt.Errorf("publish: %w", err))
+	}
+	span.SetAttributes(semconv.MessagingMessageID(id)) // only Redis knows it, so it comes last
+	return nil
+}
+
+// Worker is a consumer of the group.
+type Worker struct {
+	Client *redis.Client
+	Name   string        // each worker needs its own
+	Idle   time.Duration // an entry that a worker has had for so long is taken over: longer than the work takes
+}
+
+// Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
+type Handler func(ctx context.Context, task string) error
+
+// Receive hands each entry to handle, one at a time, until ctx is done. Then it finishes what it has read.
+func (w Worker) Receive(ctx context.Context, handle Handler) error {
+	for ctx.Err() == nil {
+		// First come the entries that a worker has read but not acknowledged, since it died or failed. Without this
+		// call they would wait forever: a group gives each entry to one worker, and to no other by itself.
+		claimed, err1 := w.claim()
+		fresh, err2 := w.read(10)
+		for _, entry := range append(claimed, fresh...) {
+			// The parent is the producer's span, which makes one trace of publish and process.
+			err := w.process(extract(entry), []redis.XMessage{entry}, func(ctx context.Context) error {
+				task, ok := entry.Values["task"].(string)
+				if !ok {
+					return errors.New(`decode entry: want a field "task"`)
+				}
+				return handle(ctx, task)
+			})
+			err2 = errors.Join(err2, err)
+		}
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ReceiveBatch reads up to 100 entries and hands them to handle, in one span. Each comes from a trace of its own, and
+// a span has only one parent. So this span starts a new trace and has a link to each producer: in Jaeger, click on
+// the span and open "References". A span for each entry, as above, costs more and tells more.
+func (w Worker) ReceiveBatch(handle func(context.Context, []redis.XMessage) error) error {
+	entries, err := w.read(100)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	return w.process(context.Background(), entries, func(ctx context.Context) error { return handle(ctx, entries) })
+}
+
+// extract returns a context with the producer's span and baggage.
+func extract(entry redis.XMessage) context.Context {
+	return otel.GetTextMapPropagator().Extract(context.Background(), carrier(entry.Values))
+}
+
+// process makes one span for one or more entries, and acknowledges them unless handle fails. An entry that comes again
+// has the fields of the first time. So each delivery has a span of its own, and all link to the same producer.
+func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle func(context.Context) error) error {
+	var ids []string
+	var links []trace.Link
+	for _, entry := range entries {
+		ids = append(ids, entry.ID)
+		// The conventions have no attributes for Redis's delivery count, nor for how long an entry waited in the
+		// stream. These names are our own. They don't begin with messaging., which belongs to the conventions.
+		links = append(links, trace.LinkFromContext(extract(entry), semconv.MessagingMessageID(entry.ID),
+			attribute.Int64("work.delivery_count", w.deliveries(entry)),
+			attribute.Int64("work.waited_ms", waited(entry).Milliseconds())))
+	}
+	ctx, span := tracer.Start(ctx, "process "+stream, trace.WithSpanKind(trace.SpanKindConsumer),
+		trace.WithLinks(links...), attributes("process", semconv.MessagingOperationTypeProcess,
+			semconv.MessagingConsumerGroupName(group), semconv.MessagingClientID(w.Name)))
+	defer span.End()
+	// What is true of one entry belongs on its link, and on the span only if there is one entry.
+	if len(entries) == 1 {
+		span.SetAttributes(links[0].Attributes...)
+	} else {
+		span.SetAttributes(semconv.MessagingBatchMessageCount(len(entries)))
+	}
+	if err := run(ctx, handle); err != nil {
+		slog.ErrorContext(ctx, "process entry", "error", pkg.Fail(span, err))
+		return nil // the entry stays pending, and comes again after w.Idle
+	}
+	return w.Client.XAck(ctx, stream, group, ids...).Err()
+}
+
+// run calls handle. A panic becomes an error, and an event that has the stack.
+func run(ctx context.Context, handle func(context.Context) error) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			err = fmt.Errorf("panic: %v", reason)
+			trace.SpanFromContext(ctx).RecordError(err, trace.WithStackTrace(true))
+		}
+	}()
+	return handle(ctx)
+}
