@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -21,9 +22,13 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 )
 
 var programs string // the folder with the three programs
+
+const version = "1.2.3-test" // as the Dockerfile sets it
 
 func TestMain(m *testing.M) {
 	folder, err := os.MkdirTemp("", "programs")
@@ -31,7 +36,8 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	programs = folder
-	build := exec.Command("go", "build", "-o", folder+string(filepath.Separator), "./client", "./server", "./worker")
+	build := exec.Command("go", "build", "-ldflags", "-X otel-demo/pkg.version="+version, "-o", folder+string(filepath.Separator),
+		"./client", "./server", "./worker")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		panic(err)
@@ -128,7 +134,17 @@ func TestAValueThatCannotBeUsedIsOneLineAndStatus1(t *testing.T) {
 		{"worker", "PROCESS_SPAN", "parent", "child or root"},
 		{"client", "OTEL_EXPORTER_OTLP_ENDPOINT", "otel-agent:4317", "http://localhost:4317"},
 		{"server", "OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://otel-agent", "http://localhost:4317"},
+		{"server", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otel-agent:4317", "http://localhost:4317"},
+		{"worker", "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "grpc"},
+		{"worker", "OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "a whole number from 1, such as 1000 (in milliseconds)"},
+		{"client", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0", "a whole number from 1"},
+		{"server", "OTEL_BSP_SCHEDULE_DELAY", "-1", "a whole number from 1"},
+		{"server", "OTEL_BSP_MAX_QUEUE_SIZE", "many", "a whole number from 1"},
+		{"worker", "OTEL_TRACES_SAMPLER", "sometimes", "always_on, always_off or traceidratio"},
+		{"client", "OTEL_TRACES_SAMPLER_ARG", "1.5", "a ratio from 0 to 1, such as 0.1"},
+		{"client", "OTEL_TRACES_SAMPLER_ARG", "half", "a ratio from 0 to 1, such as 0.1"},
 		{"worker", "OTEL_PROPAGATORS", "tracecontext,b4", "tracecontext, baggage, b3"},
+		{"worker", "OTEL_PROPAGATORS", "tracecontextbaggage", "tracecontext, baggage, b3"},
 		{"client", "OTEL_RESOURCE_ATTRIBUTES", "novalue", "key=value"},
 		{"client", "OTEL_SDK_DISABLED", "yes", "false or true"},
 	} {
@@ -166,6 +182,92 @@ func TestAPasswordIsNeverPrinted(t *testing.T) {
 				t.Errorf("%s with %s printed %q", program, url, out)
 			}
 		}
+	}
+}
+
+// agent receives OTLP over gRPC without reading it: it keeps the bytes of each request, and its headers.
+type agent struct {
+	address string
+	mu      sync.Mutex
+	bytes   string
+	headers metadata.MD
+}
+
+// raw leaves messages as the bytes that they are.
+type raw struct{}
+
+func (raw) Name() string { return "raw" }
+func (raw) Marshal(any) ([]byte, error) {
+	return nil, nil // an empty response
+}
+func (raw) Unmarshal(data []byte, to any) error {
+	*to.(*string) = string(data)
+	return nil
+}
+
+func startAgent(t *testing.T) *agent {
+	t.Helper()
+	listener, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{address: listener.Addr().String()}
+	server := grpc.NewServer(grpc.ForceServerCodec(raw{}), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		var request string
+		if err := stream.RecvMsg(&request); err != nil {
+			return err
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.bytes += request
+		a.headers, _ = metadata.FromIncomingContext(stream.Context())
+		return stream.SendMsg(nil)
+	}))
+	go server.Serve(listener)
+	t.Cleanup(server.Stop)
+	return a
+}
+
+func (a *agent) has(text string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return strings.Contains(a.bytes, text)
+}
+
+// The programs read OpenTelemetry's standard variables: no option in code overrides one.
+func TestStandardVariables(t *testing.T) {
+	a, unused := startAgent(t), startAgent(t)
+	nobody := "http://" + freeAddress(t)
+	for name, env := range map[string][]string{
+		"the general endpoint":      {"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + a.address},
+		"the endpoint for traces":   {"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + unused.address, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://" + a.address},
+		"the headers":               {"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + a.address, "OTEL_EXPORTER_OTLP_HEADERS=x-tenant=donuts"},
+		"the schedule and the size": {"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + a.address, "OTEL_BSP_SCHEDULE_DELAY=50", "OTEL_BSP_MAX_QUEUE_SIZE=10"},
+	} {
+		service := "service-" + strings.ReplaceAll(name, " ", "-")
+		url := fake(t, func(http.ResponseWriter, *http.Request) {})
+		p := start(t, "client", append(env, url, "REQUESTS=1", "WORK_DURATION=1ms", "OTEL_SERVICE_NAME="+service)...)
+		if status := p.status(t, 10*time.Second); status != 0 || !a.has(service) {
+			t.Errorf("%s: exit status %d, and the agent got spans: %v; printed %s", name, status, a.has(service), &p.stderr)
+		}
+		if strings.Contains(name, "headers") && strings.Join(a.headers["x-tenant"], "") != "donuts" {
+			t.Errorf("the headers are %v", a.headers)
+		}
+	}
+	if unused.bytes != "" {
+		t.Error("the general endpoint got spans though there is one for traces")
+	}
+	if !a.has(version) {
+		t.Errorf("no span has the service.version %s", version)
+	}
+
+	// With the default of 2 minutes no program would give up within 10 s.
+	url := fake(t, func(http.ResponseWriter, *http.Request) {})
+	p := start(t, "client", url, "OTEL_EXPORTER_OTLP_ENDPOINT="+nobody, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT=200", "REQUESTS=30",
+		"WORK_DURATION=100ms", "OTEL_BSP_SCHEDULE_DELAY=100")
+	p.status(t, 20*time.Second)
+	if !strings.Contains(p.stderr.String(), "spans were lost so far") {
+		t.Errorf("the exporter's time limit is not the variable's: %s", &p.stderr)
 	}
 }
 
@@ -298,6 +400,47 @@ func dial(address string) bool {
 		connection.Close()
 	}
 	return err == nil
+}
+
+// A handler that hangs keeps the worker from nothing: it stops within 10 s, and says how many messages it cut off. There
+// is no agent either, so that the last flush takes as long as it may.
+func TestAWorkerWhoseHandlersHangStops(t *testing.T) {
+	redis := miniredis.RunT(t)
+	p := start(t, "worker", "REDIS_URL=redis://"+redis.Addr(), "WORK_DURATION=1h")
+	eventually(t, "worker", func() bool { return redis.PubSubNumSub("work")["work"] > 0 })
+	for range 3 {
+		redis.Publish("work", `{"id":"1","body":"hello"}`)
+	}
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if status := p.status(t, 10*time.Second); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	for _, want := range []string{`msg="messages were cut off, since the program had to stop" messages=3`, "3 of 3 spans were lost"} {
+		if !strings.Contains(p.stderr.String(), want) {
+			t.Errorf("printed\n%swant %s", &p.stderr, want)
+		}
+	}
+}
+
+// After Redis has come back with another password, nothing helps but another setting: one line, and exit status 1.
+func TestAPasswordThatChangesEndsTheWorker(t *testing.T) {
+	redis := miniredis.RunT(t)
+	p := start(t, "worker", "REDIS_URL=redis://"+redis.Addr(), "OTEL_SDK_DISABLED=true")
+	eventually(t, "worker", func() bool { return redis.PubSubNumSub("work")["work"] > 0 })
+	redis.Close()
+	redis.RequireAuth("sesame")
+	if err := redis.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if status := p.status(t, 10*time.Second); status != 1 {
+		t.Errorf("exit status %d, want 1", status)
+	}
+	lines := strings.Split(strings.TrimSpace(p.stderr.String()), "\n")
+	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "REDIS_URL: Redis refuses the user") {
+		t.Errorf("printed\n%s", &p.stderr)
+	}
 }
 
 func TestHealthcheck(t *testing.T) {

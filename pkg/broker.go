@@ -1,29 +1,22 @@
 package pkg
 
-// This is file 5 of 6: how the broker injects and extracts the trace context.
+// This file is file 5 of 6: how the broker injects the trace context into a message, and extracts it again.
 //
-// Most brokers have no instrumentation library, or one that stops at the broker. This file shows the three things
-// that such a library does, so that you can do them for any broker:
+// Look into OpenTelemetry's registry first: for your broker's client there may be an instrumentation library. Where
+// there is none, or where it stops half way, do what it would do:
 //
-//  1. Publish starts a span of the kind producer, and injects the context into the message's headers.
-//  2. Receive extracts the context from the headers, and starts a span of the kind consumer with it.
+//  1. The producer starts a span of the kind producer, and injects the context into the message's headers.
+//  2. The consumer extracts the context from the headers, and starts a span of the kind consumer with it.
 //  3. Both describe the message by OpenTelemetry's messaging conventions, so that backends know what they see.
 //
-// For Kafka, RabbitMQ or NATS the calls to Redis change, and the carrier is made of their own headers. Spans,
-// attributes, Inject and Extract stay as they are.
+// For another broker, other than the calls to it, only the carrier changes (its own headers), and the two constants.
 
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
-	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -33,175 +26,104 @@ import (
 	"golang.org/x/time/rate"
 )
 
-const channel = "work"
-
-// ErrNoListener is returned when nobody is subscribed to the channel. Pub/sub keeps nothing: the message is gone.
-var ErrNoListener = errors.New("nobody listens on the channel " + channel)
+const (
+	system  = "redis" // the broker's name; the conventions list those of many brokers
+	channel = "work"
+)
 
 var tracer = otel.Tracer("otel-demo/pkg")
 
-// Broker sends and receives messages over Redis pub/sub. NewBroker is in pkg/program.go.
+// Broker sends and receives messages over Redis pub/sub. Its connection and its subscription are in pkg/redis.go.
 type Broker struct {
-	redis *redis.Client
-	// What can't be decoded is counted, but makes one span and one log line a second at most: a stranger can send
-	// many.
+	// NewRoot has each message processed in a trace of its own, linked to the producer's span. By default the span is
+	// the producer's child as well.
+	NewRoot bool
+
+	redis  *redis.Client
+	cutOff atomic.Int64 // messages that were under way when the program had to stop
+	// What can't be decoded is counted, but makes at most one span and one log line a second: it may come fast.
 	undecoded atomic.Int64
 	report    rate.Sometimes
 }
 
-// attributes describe a message, on both sides. Names and values are those of OpenTelemetry's messaging conventions,
-// so that a backend knows what it sees: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
-func attributes(operation string, operationType attribute.KeyValue, message Message) trace.SpanStartEventOption {
-	return trace.WithAttributes(
-		semconv.MessagingSystemKey.String("redis"),
+// Handler works on one message. Its ctx holds the span `process work` and the baggage, and is cancelled if the program
+// must stop. An error makes the span an error.
+type Handler func(ctx context.Context, message Message) error
+
+// messageAttributes describe a message on both sides. Names and values are those of OpenTelemetry's conventions:
+// https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+func messageAttributes(operation string, operationType attribute.KeyValue, message ...attribute.KeyValue,
+) trace.SpanStartEventOption {
+	return trace.WithAttributes(append(message,
+		semconv.MessagingSystemKey.String(system),
 		semconv.MessagingDestinationName(channel),
 		semconv.MessagingOperationName(operation),
 		operationType,
-		semconv.MessagingMessageID(message.ID),
-		semconv.MessagingMessageBodySize(len(message.Body)),
 		// The broker makes no spans. This name puts it on Zipkin's map of the services, between server and worker.
-		semconv.ServicePeerName("redis"),
-	)
+		semconv.ServicePeerName(system),
+	)...)
 }
 
-// Publish sends body to whoever listens on the channel. It fails with ErrNoListener if nobody does, and with Redis's
-// error if it can't be reached; ctx limits how long it tries. A message is sent once and never again, since Redis
-// could not tell a second one from a new one.
+// Publish sends body to whoever listens on the channel. It fails with ErrNoListener if nobody does, with ErrRefused, or
+// with Redis's error; ctx limits how long it tries.
 func (b *Broker) Publish(ctx context.Context, body string) error {
 	message := Message{ID: rand.Text(), Headers: propagation.MapCarrier{}, Body: body}
 	ctx, span := tracer.Start(ctx, "publish "+channel, trace.WithSpanKind(trace.SpanKindProducer),
-		attributes("publish", semconv.MessagingOperationTypeSend, message))
+		messageAttributes("publish", semconv.MessagingOperationTypeSend,
+			semconv.MessagingMessageID(message.ID), semconv.MessagingMessageBodySize(len(body))))
 	defer span.End()
 
 	// The heart of the matter. The propagator writes the context's trace id, span id and baggage as headers. It is
-	// the global one, which pkg/tracer.go sets from OTEL_PROPAGATORS; otelhttp uses the same for HTTP. ctx must be
-	// the one that Start returned: with the one before, the worker's span would hang on the wrong parent.
+	// the global one, which pkg/tracer.go sets; otelhttp uses the same for HTTP. ctx must be the one that Start
+	// returned: with the one before, the worker's span would have the wrong parent.
 	otel.GetTextMapPropagator().Inject(ctx, message.Headers)
 
-	encoded, err := json.Marshal(message)
-	if err != nil {
+	// redisotel traces the command itself, as the child span `publish`. Its attributes are of an older version of the
+	// conventions.
+	if err := b.send(ctx, message); err != nil {
 		return Fail(span, err)
 	}
-	// redisotel traces the command itself, as the child span `publish` (see pkg/program.go).
-	listeners, err := b.redis.Publish(ctx, channel, encoded).Result()
-	if err != nil {
-		return Fail(span, fmt.Errorf("publish: %w", err))
-	}
-	if listeners == 0 {
-		return Fail(span, ErrNoListener)
-	}
 	return nil
 }
 
-// Handler works on one message. The span `process work` is in ctx, and an error makes that span an error.
-type Handler func(ctx context.Context, message Message) error
-
-// Receive hands each message to handle, 100 at once at most, until ctx is done. Then it takes no new ones, waits for
-// those that it has received, and returns nil. While Redis is away it tries again, without end. The error is
-// ErrRefused if Redis refuses the user or the password. The options are for the span of each message.
-func (b *Broker) Receive(ctx context.Context, handle Handler, options ...trace.SpanStartOption) error {
-	subscription, err := b.subscribe(ctx)
-	if err != nil {
-		return err
-	}
-	// When it is time to stop, ask Redis for no more. Redis confirms that, and what it sent before comes before that.
-	// If it doesn't confirm within 3 s, it is away.
-	context.AfterFunc(ctx, func() {
-		time.AfterFunc(3*time.Second, func() { subscription.Close() })
-		subscription.Unsubscribe(context.Background())
-	})
-	var underWay sync.WaitGroup
-	slots := make(chan struct{}, 100)
-	for received := range subscription.ChannelWithSubscriptions(redis.WithChannelSize(10)) {
-		switch received := received.(type) {
-		case *redis.Subscription:
-			slog.Info(received.Kind, "channel", received.Channel)
-			if received.Kind == "unsubscribe" {
-				subscription.Close() // which ends the loop
-			}
-		case *redis.Message:
-			slots <- struct{}{}
-			underWay.Go(func() {
-				b.process(received.Payload, handle, options)
-				<-slots
-			})
-		}
-	}
-	underWay.Wait()
-	return nil
-}
-
-// process handles one message, as the other end of Publish.
-func (b *Broker) process(payload string, handle Handler, options []trace.SpanStartOption) {
+// process works on one message: the other end of Publish. Receive calls it when one of its slots is free.
+func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
 	message, err := DecodeMessage(payload)
 	if err != nil {
-		b.skip(err)
+		b.skip(ctx, err)
 		return
 	}
-	// Extract is the opposite of Inject. The context that it returns holds the remote span, as the parent of the next
-	// one that is started, and the baggage. Where headers are missing or broken it holds none, and the span below
-	// starts a new trace. Mind that this is not Receive's context, which ends on SIGTERM: what has been received is
-	// finished.
-	ctx := otel.GetTextMapPropagator().Extract(context.Background(), message.Headers)
-	ctx, span := tracer.Start(ctx, "process "+channel, append([]trace.SpanStartOption{
+	// Extract is the opposite of Inject. The context that it returns holds the baggage, and the remote span as the
+	// parent of the next span. Where headers are missing or broken, there is none, and the span below starts a new
+	// trace.
+	ctx = otel.GetTextMapPropagator().Extract(ctx, message.Headers)
+	options := []trace.SpanStartOption{
 		trace.WithSpanKind(trace.SpanKindConsumer),
-		attributes("process", semconv.MessagingOperationTypeProcess, message),
 		// A parent says "part of", a link says "because of". Jaeger shows it under "References".
 		trace.WithLinks(trace.LinkFromContext(ctx)),
-	}, options...)...)
+		messageAttributes("process", semconv.MessagingOperationTypeProcess,
+			semconv.MessagingMessageID(message.ID), semconv.MessagingMessageBodySize(len(message.Body))),
+	}
+	if b.NewRoot {
+		options = append(options, trace.WithNewRoot())
+	}
+	ctx, span := tracer.Start(ctx, "process "+channel, options...)
 	defer span.End()
-	// A message that makes the handler panic must not end the work on the others. A panic alone leaves the span
-	// without an error, too.
-	defer func() {
-		if reason := recover(); reason != nil {
-			err := Fail(span, fmt.Errorf("panic: %v", reason), trace.WithStackTrace(true))
-			slog.ErrorContext(ctx, "process message", "error", err)
-		}
-	}()
-	if err := handle(ctx, message); err != nil {
+	if err := b.run(ctx, handle, message); err != nil {
 		slog.ErrorContext(ctx, "process message", "error", Fail(span, err))
 	}
 }
 
 // skip leaves out a message that can't be decoded. Its span has no parent: the trace context could not be read
 // either.
-func (b *Broker) skip(err error) {
+func (b *Broker) skip(ctx context.Context, err error) {
 	count := b.undecoded.Add(1)
 	b.report.Do(func() {
-		ctx, span := tracer.Start(context.Background(), "process "+channel, trace.WithSpanKind(trace.SpanKindConsumer))
+		ctx, span := tracer.Start(ctx, "process "+channel, trace.WithSpanKind(trace.SpanKindConsumer),
+			messageAttributes("process", semconv.MessagingOperationTypeProcess))
 		defer span.End()
-		slog.ErrorContext(ctx, "skip message", "error", Fail(span, err), "so far", count)
+		slog.ErrorContext(ctx, "skip message", "error", Fail(span, Error{"undecodable", err.Error()}), "so far", count)
 	})
 }
-
-// subscribe returns a subscription that Redis has confirmed, tries until it has one, and gives up only when ctx is
-// done or Redis refuses the user or the password. If the connection breaks later, go-redis renews it.
-func (b *Broker) subscribe(ctx context.Context) (*redis.PubSub, error) {
-	away := rate.Sometimes{First: 1}
-	return backoff.Retry(ctx, func() (*redis.PubSub, error) {
-		subscription := b.redis.Subscribe(ctx, channel)
-		_, err := subscription.Receive(ctx)
-		if err = explain(err); errors.Is(err, ErrRefused) {
-			err = backoff.Permanent(err)
-		}
-		if err != nil {
-			away.Do(func() { slog.Warn("subscribe, and try again until it works", "error", err) })
-			subscription.Close()
-		}
-		return subscription, err
-	}, backoff.WithBackOff(Backoff()), backoff.WithMaxElapsedTime(0))
-}
-
-// Ready returns nil if Redis answers and somebody listens, otherwise ErrNoListener, ErrRefused or Redis's own error.
-func (b *Broker) Ready(ctx context.Context) error {
-	listeners, err := b.redis.PubSubNumSub(ctx, channel).Result()
-	if err == nil && listeners[channel] == 0 {
-		return ErrNoListener
-	}
-	return explain(err)
-}
-
-// Close closes the connections to Redis.
-func (b *Broker) Close() error { return b.redis.Close() }
 
 // You have seen how a trace crosses a broker. Next: pkg/tracer.go, the set-up that makes all of this work.

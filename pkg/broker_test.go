@@ -15,6 +15,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
@@ -33,6 +34,7 @@ func TestMain(m *testing.M) {
 	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
 	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	logging.Disable() // as Main does
 	goleak.VerifyTestMain(m)
 }
 
@@ -51,11 +53,11 @@ func start(t *testing.T) (server *miniredis.Miniredis, broker *Broker) {
 }
 
 // receive starts to receive, and returns once messages would be heard. stop ends it, and waits for what is under way.
-func receive(t *testing.T, broker *Broker, handle Handler, options ...trace.SpanStartOption) (stop func()) {
+func receive(t *testing.T, broker *Broker, handle Handler) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- broker.Receive(ctx, handle, options...) }()
+	go func() { done <- broker.Receive(ctx, handle) }()
 	eventually(t, "a listener", func() bool { return broker.Ready(t.Context()) == nil })
 	return func() {
 		t.Helper()
@@ -186,7 +188,8 @@ func TestATraceCrossesTheBroker(t *testing.T) {
 
 func TestProcessWorkCanStartATraceOfItsOwn(t *testing.T) {
 	_, broker := start(t)
-	stop := receive(t, broker, nothing, trace.WithNewRoot())
+	broker.NewRoot = true
+	stop := receive(t, broker, nothing)
 	if err := broker.Publish(t.Context(), "hello"); err != nil {
 		t.Fatal(err)
 	}
@@ -275,6 +278,13 @@ func TestWhatCannotBeDecodedIsAFailedSpanAndSkipped(t *testing.T) {
 					if span.Name() != "process work" || !strings.Contains(span.Status().Description, "decode message") {
 						t.Errorf("failed span %s: %v", span.Name(), span.Status())
 					}
+					for key, want := range map[string]string{
+						"error.type": "undecodable", "messaging.system": "redis", "messaging.operation.name": "process",
+					} {
+						if got := attributeOf(span, key); got != want {
+							t.Errorf("the failed span has %s=%q, want %q", key, got, want)
+						}
+					}
 				}
 			}
 			if failed != 1 || broker.undecoded.Load() != 1 {
@@ -305,8 +315,8 @@ func TestPublishFails(t *testing.T) {
 		if !errors.Is(err, ErrNoListener) {
 			t.Errorf("got %v, want ErrNoListener", err)
 		}
-		if status := named(t, "publish work").Status(); status.Code != codes.Error {
-			t.Errorf("publish work has the status %v, want an error", status)
+		if span := named(t, "publish work"); span.Status().Code != codes.Error || attributeOf(span, "error.type") != "no_listener" {
+			t.Errorf("publish work has the status %v and error.type %q", span.Status(), attributeOf(span, "error.type"))
 		}
 		if err := broker.Ready(t.Context()); !errors.Is(err, ErrNoListener) {
 			t.Errorf("Ready returned %v, want ErrNoListener", err)
@@ -325,8 +335,8 @@ func TestPublishFails(t *testing.T) {
 		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("Publish took %v, want no more than 1 s", took)
 		}
-		if status := named(t, "publish work").Status(); status.Code != codes.Error {
-			t.Errorf("publish work has the status %v, want an error", status)
+		if span := named(t, "publish work"); span.Status().Code != codes.Error || attributeOf(span, "error.type") == "" {
+			t.Errorf("publish work has the status %v and error.type %q", span.Status(), attributeOf(span, "error.type"))
 		}
 		if err := broker.Ready(ctx); err == nil {
 			t.Error("Ready returned nil")
@@ -442,11 +452,22 @@ func TestAHandlerThatFails(t *testing.T) {
 			if process.Status().Code != codes.Error || !strings.Contains(process.Status().Description, "no flour") {
 				t.Errorf("process work has the status %v, want the error", process.Status())
 			}
-			stack := slices.ContainsFunc(process.Events()[0].Attributes, func(a attribute.KeyValue) bool {
-				return a.Key == "exception.stacktrace" && strings.Contains(a.Value.AsString(), "TestAHandlerThatFails")
-			})
-			if stack != (name == "panics") {
-				t.Errorf("the span has a stack: %v", stack)
+			wantType, wantEvents := "*errors.errorString", 0
+			if name == "panics" {
+				wantType, wantEvents = "panic", 1
+			}
+			if got := attributeOf(process, "error.type"); got != wantType {
+				t.Errorf("process work has error.type %q, want %q", got, wantType)
+			}
+			if len(process.Events()) != wantEvents {
+				t.Fatalf("process work has the events %v, want %d", process.Events(), wantEvents)
+			}
+			for _, event := range process.Events() {
+				if !slices.ContainsFunc(event.Attributes, func(a attribute.KeyValue) bool {
+					return a.Key == "exception.stacktrace" && strings.Contains(a.Value.AsString(), "TestAHandlerThatFails")
+				}) {
+					t.Errorf("the exception has no stack: %v", event)
+				}
 			}
 			if err := broker.Publish(t.Context(), "two"); err != nil {
 				t.Fatal(err)
@@ -454,6 +475,55 @@ func TestAHandlerThatFails(t *testing.T) {
 			eventually(t, "second message", func() bool { return len(spans.Ended()) == 6 })
 			stop()
 		})
+	}
+}
+
+// A handler that heeds its context returns when the time is over; one that doesn't is abandoned. Both spans are errors.
+func TestHandlersThatHangAreCutOff(t *testing.T) {
+	_, broker := start(t)
+	var begun atomic.Int32
+	forever := make(chan struct{})
+	defer close(forever)
+	stop := receive(t, broker, func(ctx context.Context, message Message) error {
+		begun.Add(1)
+		if message.Body == "deaf" {
+			<-forever
+		}
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	for _, body := range []string{"deaf", "good"} {
+		if err := broker.Publish(t.Context(), body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "both under way", func() bool { return begun.Load() == 2 })
+	begin := time.Now()
+	stop()
+	if took := time.Since(begin); took > finish+abandon+time.Second {
+		t.Errorf("stopped after %v", took)
+	}
+	failed := 0
+	for _, span := range spans.Ended() {
+		if span.Name() == "process work" && span.Status().Code == codes.Error && attributeOf(span, "error.type") == "cut_off" {
+			failed++
+		}
+	}
+	if failed != 2 || broker.cutOff.Load() != 2 {
+		t.Errorf("%d spans are errors of the type cut_off, and the count is %d, want 2 and 2", failed, broker.cutOff.Load())
+	}
+}
+
+// A constructor leaves what its caller gave it as it was.
+func TestNewBrokerLeavesItsOptionsAlone(t *testing.T) {
+	options := &redis.Options{Addr: "localhost:6379"}
+	broker, err := NewBroker(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Close()
+	if options.ContextTimeoutEnabled || options.MaxRetries != 0 || options.DisableIdentity {
+		t.Errorf("the options are now %+v", options)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -27,33 +28,40 @@ func (oldSystem) Extract(ctx context.Context, carrier propagation.TextMapCarrier
 		return ctx
 	}
 	return trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID:    id,
-		SpanID:     trace.SpanID(id[8:]), // a context is valid only with a span id: this parent is never found
-		TraceFlags: trace.FlagsSampled,
-		Remote:     true,
+		TraceID: id,
+		SpanID:  trace.SpanID(id[8:]), // a context is valid only with a span id: no span has this one
+		Remote:  true,
+		// Not sampled, since the old system has not decided that. Your sampler decides: see below.
 	}))
 }
 
 // Fields are the headers that Inject sets. A carrier that is used again is cleared of them.
 func (oldSystem) Fields() []string { return []string{header} }
 
-// A propagator of your own, beside W3C's: an old system sends its trace ids in a header x-trace-id. Set this composite
-// with otel.SetTextMapPropagator, and otelhttp and the broker both use it.
+// A propagator of your own, beside the W3C's: an old system sends its trace ids in a header x-trace-id. Set this
+// composite with otel.SetTextMapPropagator, and otelhttp and the broker both use it.
+//
+// ParentBased samples a request from the old system by a sampler of its own: WithRemoteParentNotSampled. By default it
+// would take the missing decision for a no, and record nothing.
 func Example_propagator() {
 	propagator := propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}, oldSystem{})
+	sampler := sdktrace.ParentBased(sdktrace.AlwaysSample(), sdktrace.WithRemoteParentNotSampled(sdktrace.AlwaysSample()))
+	tracer := sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler)).Tracer("example")
 
 	// A request from the old system: its trace goes on.
 	ctx := propagator.Extract(context.Background(), propagation.MapCarrier{header: "4bf92f3577b34da6a3ce929d0e0e4736"})
-	fmt.Println("from the old system:", trace.SpanContextFromContext(ctx).TraceID())
+	ctx, span := tracer.Start(ctx, "GET /hello")
+	defer span.End()
+	fmt.Println("trace", span.SpanContext().TraceID(), "sampled:", span.SpanContext().IsSampled())
 
 	// A request to anybody: both kinds of headers, and the receiver reads the one that it knows.
 	carrier := propagation.MapCarrier{}
 	propagator.Inject(ctx, carrier)
-	fmt.Println("traceparent:", carrier["traceparent"])
+	fmt.Println("traceparent:", carrier["traceparent"][:36]+"<span id>"+carrier["traceparent"][52:])
 	fmt.Println("x-trace-id: ", carrier[header])
 
 	// Output:
-	// from the old system: 4bf92f3577b34da6a3ce929d0e0e4736
-	// traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-a3ce929d0e0e4736-01
+	// trace 4bf92f3577b34da6a3ce929d0e0e4736 sampled: true
+	// traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-<span id>-01
 	// x-trace-id:  4bf92f3577b34da6a3ce929d0e0e4736
 }

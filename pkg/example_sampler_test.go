@@ -3,21 +3,28 @@ package pkg_test
 import (
 	"context"
 	"fmt"
+	"slices"
 
+	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 )
 
-// withoutProbes is a sampler of your own. It leaves out the spans of health checks, and asks another sampler for the
-// rest.
+// withoutAdmin is a sampler of your own. It leaves out the requests to one path, and asks another sampler for the rest.
+// (For health checks you need no sampler: otelhttp.WithFilter makes no span for them in the first place.)
 //
 // A sampler decides before the span begins: it sees the parent, the name, and the attributes that Start was given. How
 // long the span will take, and whether it will fail, nobody knows yet. So "keep all errors" can't be decided here. It
 // can where whole traces come together: in the collector, by its tail_sampling processor.
-type withoutProbes struct{ sdktrace.Sampler }
+type withoutAdmin struct{ sdktrace.Sampler }
 
-func (s withoutProbes) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
-	if p.Name == "GET /healthz" {
+// otelhttp starts a server's span with the request's path as an attribute. Don't match the name: outside a mux it
+// becomes `GET /admin` only later, when the route is known.
+var admin = semconv.URLPath("/admin")
+
+func (s withoutAdmin) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
+	if slices.Contains(p.Attributes, admin) {
 		// The trace state of the parent is passed on, whatever the decision.
 		return sdktrace.SamplingResult{
 			Decision:   sdktrace.Drop,
@@ -27,21 +34,23 @@ func (s withoutProbes) ShouldSample(p sdktrace.SamplingParameters) sdktrace.Samp
 	return s.Sampler.ShouldSample(p)
 }
 
-func (s withoutProbes) Description() string { return "WithoutProbes{" + s.Sampler.Description() + "}" }
+func (s withoutAdmin) Description() string { return "WithoutAdmin{" + s.Sampler.Description() + "}" }
 
 // A sampler of your own. ParentBased asks it for root spans alone; all others do as their parent did, in this process or
 // in another, so that a trace is whole or not there at all.
 func Example_sampler() {
-	sampler := sdktrace.ParentBased(withoutProbes{sdktrace.AlwaysSample()})
+	sampler := sdktrace.ParentBased(withoutAdmin{sdktrace.AlwaysSample()})
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler)).Tracer("example")
 
-	for _, name := range []string{"GET /hello", "GET /healthz"} {
-		ctx, span := tracer.Start(context.Background(), name)
+	for _, path := range []attribute.KeyValue{semconv.URLPath("/hello"), admin} {
+		ctx, span := tracer.Start(context.Background(), "GET", trace.WithAttributes(path))
 		_, child := tracer.Start(ctx, "handle request")
-		fmt.Println(name, "sampled:", span.SpanContext().IsSampled(), "its child:", child.SpanContext().IsSampled())
+		fmt.Println(path.Value.String(), "sampled:", span.SpanContext().IsSampled(), "its child:", child.SpanContext().IsSampled())
+		child.End()
+		span.End()
 	}
 
 	// Output:
-	// GET /hello sampled: true its child: true
-	// GET /healthz sampled: false its child: false
+	// /hello sampled: true its child: true
+	// /admin sampled: false its child: false
 }

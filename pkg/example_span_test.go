@@ -2,7 +2,6 @@ package pkg_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -16,7 +15,7 @@ import (
 // charge stands for a client of some service that has no instrumentation library.
 func charge(_ context.Context, cents int) error {
 	if cents > 10_000 {
-		return errors.New("card declined")
+		return pkg.Error{Type: "declined", Text: "card declined"}
 	}
 	return nil
 }
@@ -32,9 +31,7 @@ func tracedCharge(ctx context.Context, tracer trace.Tracer, cents int) error {
 	defer span.End()
 	// Pass the new ctx on: what the client calls in turn becomes a child.
 	if err := charge(ctx, cents); err != nil {
-		// error.type has few values, so that you can group by it. The status makes the span red.
-		span.SetAttributes(attribute.String("error.type", "declined"))
-		return pkg.Fail(span, err)
+		return pkg.Fail(span, err) // sets the status, which makes the span red, and the attribute error.type
 	}
 	return nil
 }

@@ -3,8 +3,10 @@ package pkg
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
+	"go.opentelemetry.io/contrib/propagators/autoprop"
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -19,7 +21,7 @@ func FuzzExtract(f *testing.F) {
 	f.Add("", "", "", "0", "::::", "Root=;;")
 	f.Fuzz(func(t *testing.T, traceparent, tracestate, bag, b3, jaeger, xray string) {
 		for _, names := range []string{"tracecontext,baggage", "b3", "b3multi", "jaeger", "ottrace", "xray", "tracecontext,baggage,b3,jaeger,xray"} {
-			propagator, err := newPropagator(names)
+			propagator, err := autoprop.TextMapPropagator(strings.Split(names, ",")...)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -13,7 +13,8 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// maxMessageSize is the longest message that is decoded, in bytes. Don't trust what you get: 100 are held at once.
+// maxMessageSize is the longest message that is decoded, in bytes. Don't trust what you receive: up to 100 are worked on
+// at once.
 const maxMessageSize = 64 << 10
 
 // Message is the envelope. On the wire it is JSON, and `redis-cli subscribe work` shows it:
@@ -23,7 +24,8 @@ type Message struct {
 	// ID tells this message from all others, in the spans of both sides.
 	ID string `json:"id"`
 	// Headers hold the trace context and the baggage. A propagator turns these into keys and values, and back. What
-	// it writes to is a carrier, and MapCarrier is the one for a map. It keeps the keys in lower case, as W3C has them.
+	// it writes to is a carrier, and MapCarrier is the one for a map. Its keys are case-sensitive, and the W3C's are
+	// in lower case. So both sides agree, whatever language they are written in.
 	Headers propagation.MapCarrier `json:"headers"`
 	// Body is what the message is about.
 	Body string `json:"body"`

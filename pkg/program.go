@@ -1,7 +1,7 @@
 package pkg
 
-// This file is none of the six. It holds what a program needs whether it is traced or not: settings, signals, an HTTP
-// server, a connection to Redis, and a log whose lines lead to their traces.
+// This file is none of the six. It holds what a program needs whether it is traced or not: settings, signals, an exit
+// status, an HTTP server, and a log. (Two things here know of tracing: Env.OpenTelemetry and traceHandler.)
 
 import (
 	"cmp"
@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,27 +22,76 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/redis/go-redis/extra/redisotel/v9"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
-	"github.com/redis/go-redis/v9/maintnotifications"
 	"go.opentelemetry.io/otel/trace"
-	"golang.org/x/time/rate"
 )
 
-// Env reads environment variables. One that is empty has its default. The first that can't be used is kept in Err: a
-// program looks at it once, and stops before it has started anything. (OpenTelemetry's specification has an SDK warn
-// and go on. A demo that goes on with something else than you asked for teaches the wrong thing.)
+// Main runs a program: run gets a context that the first SIGINT or SIGTERM ends. A second one ends the program at once.
+// The exit status is 0 without an error, 130 or 143 if a signal is the cause (128 and the signal's number, as a shell
+// has it), and 1 otherwise.
+func Main(run func(ctx context.Context) error) {
+	slog.SetDefault(slog.New(traceHandler{slog.NewTextHandler(os.Stderr, nil)}))
+	logging.Disable() // go-redis's own log: each of its errors is returned as well
+
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		cancel(interrupted{<-signals})
+		signal.Stop(signals)
+	}()
+	err := run(ctx)
+	status := 0
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		status = 1
+	}
+	if i, ok := errors.AsType[interrupted](err); ok {
+		status = 128 + int(i.Signal.(syscall.Signal))
+	}
+	os.Exit(status)
+}
+
+// interrupted is the cause of a context that a signal has ended.
+type interrupted struct{ os.Signal }
+
+func (i interrupted) Error() string { return "interrupted: " + i.String() }
+
+// traceHandler adds the ids of the span in the context to each log line, so that a line leads to its trace. Log with
+// slog.InfoContext and its like: without a context there is no span.
+type traceHandler struct{ slog.Handler }
+
+func (h traceHandler) Handle(ctx context.Context, record slog.Record) error {
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		record.AddAttrs(slog.Any("trace_id", span.TraceID()), slog.Any("span_id", span.SpanID()))
+	}
+	return h.Handler.Handle(ctx, record)
+}
+
+func (h traceHandler) WithAttrs(a []slog.Attr) slog.Handler {
+	return traceHandler{h.Handler.WithAttrs(a)}
+}
+func (h traceHandler) WithGroup(name string) slog.Handler {
+	return traceHandler{h.Handler.WithGroup(name)}
+}
+
+// Env reads environment variables. One that is empty has its default. The first invalid value is kept in Err: a program
+// looks at it once, and stops before it has started anything. (OpenTelemetry's specification has an SDK warn and go on.
+// A demo that goes on with something else than you asked for teaches the wrong thing.)
 type Env struct{ Err error }
 
-var errUnusable = errors.New("unusable")
+var errInvalid = errors.New("invalid")
 
 func read[T any](e *Env, name, byDefault, want string, parse func(string) (T, error)) T {
 	value := cmp.Or(os.Getenv(name), byDefault)
 	parsed, err := parse(value)
 	if err != nil {
-		shown := value[strings.LastIndex(value, "@")+1:] // a URL without its user and password
-		e.Err = cmp.Or(e.Err, fmt.Errorf("%s=%q: want %s", name, shown, want))
+		shown := strconv.Quote(value[strings.LastIndex(value, "@")+1:]) // a URL without its user and password
+		if strings.HasSuffix(name, "HEADERS") {
+			shown = "(a secret)"
+		}
+		e.Err = cmp.Or(e.Err, fmt.Errorf("%s=%s: want %s", name, shown, want))
 	}
 	return parsed
 }
@@ -51,7 +101,7 @@ func (e *Env) URL(name, byDefault string) *url.URL {
 	return read(e, name, byDefault, "a URL such as "+byDefault, func(value string) (*url.URL, error) {
 		u, err := url.Parse(value)
 		if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
-			err = errUnusable
+			err = errInvalid
 		}
 		return u, err
 	})
@@ -67,7 +117,7 @@ func (e *Env) Uint(name, byDefault string) uint64 {
 func (e *Env) Duration(name, byDefault string) time.Duration {
 	return read(e, name, byDefault, "a duration from 0, such as "+byDefault, func(value string) (time.Duration, error) {
 		if strings.HasPrefix(value, "-") {
-			return 0, errUnusable
+			return 0, errInvalid
 		}
 		return time.ParseDuration(value)
 	})
@@ -77,7 +127,7 @@ func (e *Env) Duration(name, byDefault string) time.Duration {
 func (e *Env) OneOf(name string, values ...string) string {
 	return read(e, name, values[0], strings.Join(values, " or "), func(value string) (string, error) {
 		if !slices.Contains(values, strings.ToLower(value)) {
-			return "", errUnusable
+			return "", errInvalid
 		}
 		return strings.ToLower(value), nil
 	})
@@ -88,35 +138,50 @@ func (e *Env) Redis(name, byDefault string) *redis.Options {
 	return read(e, name, byDefault, "a URL such as "+byDefault, redis.ParseURL)
 }
 
-// interrupted is the cause of a context that a signal has ended.
-type interrupted struct{ os.Signal }
-
-func (i interrupted) Error() string { return "interrupted: " + i.String() }
-
-// SignalContext returns a context that ends with the first SIGINT or SIGTERM. A second one ends the program at once.
-func SignalContext() context.Context {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	go func() {
-		cancel(interrupted{<-signals})
-		signal.Stop(signals)
-	}()
-	return ctx
+// OpenTelemetry checks the standard variables, which the SDK, its exporter and autoprop read by themselves.
+func (e *Env) OpenTelemetry() {
+	const positive, pairs = "a whole number from 1, such as 1000", "key=value,key=value"
+	for _, check := range []struct{ names, pattern, want string }{
+		{"OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", `https?://[^/]+.*`, "a URL such as http://localhost:4317"},
+		{"OTEL_EXPORTER_OTLP_PROTOCOL OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", `grpc`, "grpc"},
+		{"OTEL_EXPORTER_OTLP_TIMEOUT OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", `[1-9]\d{0,8}`, positive + " (in milliseconds)"},
+		{"OTEL_EXPORTER_OTLP_HEADERS OTEL_EXPORTER_OTLP_TRACES_HEADERS", `[^=,]+=[^,]*(,[^=,]+=[^,]*)*`, pairs},
+		{"OTEL_BSP_SCHEDULE_DELAY OTEL_BSP_EXPORT_TIMEOUT", `[1-9]\d{0,8}`, positive + " (in milliseconds)"},
+		{"OTEL_BSP_MAX_QUEUE_SIZE OTEL_BSP_MAX_EXPORT_BATCH_SIZE", `[1-9]\d{0,6}`, positive},
+		{"OTEL_SDK_DISABLED", `(?i)false|true`, "false or true"},
+		{"OTEL_TRACES_SAMPLER", `(parentbased_)?(always_on|always_off|traceidratio)`,
+			"always_on, always_off or traceidratio, or one of these with parentbased_ before it"},
+		{"OTEL_TRACES_SAMPLER_ARG", `0|1|0?\.\d+|[01]\.0*`, "a ratio from 0 to 1, such as 0.1"},
+		{"OTEL_PROPAGATORS", `(,?(tracecontext|baggage|b3|b3multi|jaeger|ottrace|xray|none)\b)+`,
+			"some of tracecontext, baggage, b3, b3multi, jaeger, ottrace, xray, or none"},
+		{"OTEL_RESOURCE_ATTRIBUTES", `[^=,]+=[^,]*(,[^=,]+=[^,]*)*`, pairs},
+	} {
+		pattern := regexp.MustCompile("^(" + check.pattern + ")?$")
+		for _, name := range strings.Fields(check.names) {
+			read(e, name, "", check.want, func(value string) (_ any, err error) {
+				if !pattern.MatchString(value) {
+					err = errInvalid
+				}
+				return nil, err
+			})
+		}
+	}
 }
 
-// Exit ends the program. The exit status is 0 without an error, 130 or 143 if a signal is the cause (128 and the
-// signal's number, as a shell has it), and 1 otherwise.
-func Exit(err error) {
-	status := 0
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		status = 1
+// Error is an error with a value for the attribute error.type, which [Fail] sets: one of a few words.
+type Error struct{ Type, Text string }
+
+func (e Error) Error() string     { return e.Text }
+func (e Error) ErrorType() string { return e.Type }
+
+// Work stands for work that takes a while. It stops early, with the cause as its error, when ctx is done.
+func Work(ctx context.Context, duration time.Duration) error {
+	select {
+	case <-time.After(duration):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	if i, ok := errors.AsType[interrupted](err); ok {
-		status = 128 + int(i.Signal.(syscall.Signal))
-	}
-	os.Exit(status)
 }
 
 // Backoff returns how long to wait between tries: from 100 ms, doubled each time, to 2 s.
@@ -166,51 +231,4 @@ func CheckHealth(address string) error {
 		return fmt.Errorf("health check: %s", response.Status)
 	}
 	return nil
-}
-
-// traced adds the ids of the span in the context to each log line, so that a line leads to its trace. Log with
-// slog.InfoContext and its like: without a context there is no span.
-type traced struct{ slog.Handler }
-
-func (h traced) Handle(ctx context.Context, record slog.Record) error {
-	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		record.AddAttrs(slog.Any("trace_id", span.TraceID()), slog.Any("span_id", span.SpanID()))
-	}
-	return h.Handler.Handle(ctx, record)
-}
-
-func (h traced) WithAttrs(a []slog.Attr) slog.Handler { return traced{h.Handler.WithAttrs(a)} }
-func (h traced) WithGroup(name string) slog.Handler   { return traced{h.Handler.WithGroup(name)} }
-
-// NewBroker returns a broker on the Redis server of options. It doesn't connect yet.
-func NewBroker(options *redis.Options) (*Broker, error) {
-	options.ContextTimeoutEnabled = true // a deadline in ctx holds for the connection too
-	options.DialTimeout = time.Second
-	options.MaxRetries = -1 // a PUBLISH that is sent again may be heard twice
-	// Both are commands at each connection, and each would be a span that says nothing about a request.
-	options.DisableIdentity = true
-	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-
-	logging.Disable() // go-redis has a log of its own, without end while Redis is away; each error is returned as well
-	client := redis.NewClient(options)
-	// redisotel makes a span of each command, without the statement, which would hold the whole payload.
-	err := redisotel.InstrumentTracing(client,
-		redisotel.WithDBStatement(false),
-		redisotel.WithCallerEnabled(false),
-		redisotel.WithDialFilter(true),
-		redisotel.WithCommandFilter(func(command redis.Cmder) bool {
-			return command.Name() != "publish" // true leaves a command out
-		}))
-	return &Broker{redis: client, report: rate.Sometimes{Interval: time.Second}}, err
-}
-
-// ErrRefused is returned when Redis refuses the user or the password. Trying again would not help.
-var ErrRefused = errors.New("REDIS_URL: Redis refuses the user or the password, want those that it knows")
-
-// explain adds ErrRefused to an error of Redis's that means it.
-func explain(err error) error {
-	if redis.IsAuthError(err) || redis.IsPermissionError(err) {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	return err
 }

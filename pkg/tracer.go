@@ -2,11 +2,14 @@
 package pkg
 
 // This is file 6 of 6: the set-up that all three programs share. The code that you have read so far only names a
-// tracer; what becomes of its spans is decided here, once for each program. The way of a span is
+// tracer; what becomes of its spans is decided here, once per program. The path of a span is
 //
 //	tracer -> batcher (a queue in this process) -> exporter (OTLP over gRPC) -> agent -> collector -> Jaeger, Zipkin
+//
+// This file needs none of the others, so you can copy it alone.
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -19,7 +22,6 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -29,103 +31,130 @@ import (
 	"google.golang.org/grpc/backoff"
 )
 
-// outage is how long the agent may be away before spans are lost.
+// outage is how long the agent may be unreachable before spans are lost.
 const outage = 2 * time.Minute
 
-// StartTracing sets the global tracer provider and the global propagator, and gives log lines their trace ids. Call
-// shutdown last: it sends the spans that are still waiting, for 5 s at most, and logs it if some are lost. These
-// variables of OpenTelemetry's are read, and an error names the one that can't be used:
+// version is what the resource attribute service.version says. The Dockerfile sets it, by the linker's option -X.
+var version string
+
+// NewSpanProcessor makes the batcher, which passes spans to the exporter. [sdktrace.NewBatchSpanProcessor] is one.
+type NewSpanProcessor func(sdktrace.SpanExporter, ...sdktrace.BatchSpanProcessorOption) sdktrace.SpanProcessor
+
+// StartTracing sets the global tracer provider and the global propagator for the service of this name. The demo passes
+// NewBatcher (pkg/batcher.go), which also counts the spans that are lost. Call shutdown last: it exports the spans that
+// still wait, for up to 4 s, and logs what went wrong.
 //
-//	OTEL_EXPORTER_OTLP_ENDPOINT  where the agent is (http://localhost:4317)
-//	OTEL_SERVICE_NAME            the name of the service (the argument)
-//	OTEL_RESOURCE_ATTRIBUTES     more about the service, as key=value,key=value
-//	OTEL_PROPAGATORS             the formats of the headers (tracecontext,baggage)
-//	OTEL_TRACES_SAMPLER(_ARG)    which traces to record (parentbased_always_on); read by the SDK
-//	OTEL_SDK_DISABLED            true turns tracing off (false)
-func StartTracing(ctx context.Context, name string) (shutdown func(), err error) {
-	var env Env
-	endpoint := env.URL("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")
-	disabled := env.OneOf("OTEL_SDK_DISABLED", "false", "true")
-	propagator := read(&env, "OTEL_PROPAGATORS", "tracecontext,baggage",
-		"some of tracecontext, baggage, b3, b3multi, jaeger, ottrace, xray, or none", newPropagator)
-	service := read(&env, "OTEL_RESOURCE_ATTRIBUTES", "", "key=value,key=value",
-		func(string) (*resource.Resource, error) { return newResource(ctx, name) })
-	if env.Err != nil {
-		return nil, env.Err
-	}
-	slog.SetDefault(slog.New(traced{slog.NewTextHandler(os.Stderr, nil)}))
-	// The SDK reports errors here, such as an agent that is away. One line in 10 s is enough to know.
+// The SDK reads OpenTelemetry's standard variables by itself, such as OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME
+// and OTEL_TRACES_SAMPLER. An option in code would override its variable, so here one is set only where its variable
+// is not.
+func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcessor) (shutdown func(), err error) {
+	// The SDK reports errors here, such as an agent that is unreachable. One line in 10 s is enough to know.
 	report := rate.Sometimes{Interval: 10 * time.Second}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		report.Do(func() { slog.Warn("OpenTelemetry", "error", err) })
 	}))
 
-	// The propagator puts the trace context into headers and reads it from them, for otelhttp and for the broker
-	// alike. Without this line the default is none, and each program would start traces of its own.
-	otel.SetTextMapPropagator(propagator)
-	if disabled == "true" {
+	// The propagator writes the trace context into headers and reads it from them, for otelhttp and for the broker
+	// alike. OTEL_PROPAGATORS chooses its formats; the W3C's are the default. Without this line there is no
+	// propagator, and each program starts traces of its own.
+	otel.SetTextMapPropagator(autoprop.NewTextMapPropagator())
+	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") { // the SDK for Go doesn't read this one
 		return func() {}, nil // the default tracer provider makes spans that do nothing
 	}
 
-	// While the agent is down nothing is lost for two minutes, unless the queue is full or this process ends. By
-	// default the exporter gives up on a batch after 10 s, and gRPC waits up to two minutes before it connects again.
-	reconnect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
-	reconnect.Backoff.MaxDelay = 3 * time.Second
-	exporter, err := otlptracegrpc.New(ctx,
-		otlptracegrpc.WithEndpointURL(endpoint.String()), // http is without TLS, https with
-		otlptracegrpc.WithTimeout(outage),
-		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
-			Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second, MaxElapsedTime: outage}),
-		otlptracegrpc.WithDialOption(grpc.WithConnectParams(reconnect)))
+	service, err := newResource(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("describe the service: %w", err)
+	}
+	exporter, err := newExporter(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("start exporter: %w", err)
 	}
-	// The batcher sends what it has each second, so that you needn't wait for your trace. Meanwhile its queue must
-	// hold what the program makes while the agent is away. The server makes 4 spans a request: 8192 are enough for
-	// 200 s at 10 requests a second. What doesn't fit is dropped, and what is in the queue dies with the process.
-	batcher := sdktrace.WithBatcher(exporter,
-		sdktrace.WithBatchTimeout(time.Second), sdktrace.WithExportTimeout(outage), sdktrace.WithMaxQueueSize(8192))
-	// A value may be a stranger's, and long. The agent refuses a batch of more than 4 MB, so long values are cut off.
+	// A value may be untrusted, and long. The agent refuses a batch of more than 4 MiB, so long values are cut off.
 	limits := sdktrace.NewSpanLimits() // of OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT, or -1, which is no limit
 	if limits.AttributeValueLengthLimit < 0 {
 		limits.AttributeValueLengthLimit = 1000
 	}
-	// The provider decides where the spans of all tracers go. A sampler in code would override OTEL_TRACES_SAMPLER.
-	provider := sdktrace.NewTracerProvider(batcher, sdktrace.WithResource(service), sdktrace.WithRawSpanLimits(limits))
+	// The provider decides where the spans of all tracers go. There is no sampler here, as it would override
+	// OTEL_TRACES_SAMPLER; the default records every trace, unless the caller has decided not to.
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newProcessor(exporter, batcherOptions()...)),
+		sdktrace.WithResource(service), sdktrace.WithRawSpanLimits(limits))
 	otel.SetTracerProvider(provider)
 	return func() {
-		// Why a new context? The program's own is done by now, and with that one nothing would be sent.
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		// Why a new context? The program's own is done by now, and with that one nothing would be exported.
+		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 		defer cancel()
 		if err := provider.Shutdown(ctx); err != nil {
-			slog.Warn("the last spans are lost, as the agent did not take them", "error", err)
+			slog.Warn("stop tracing", "error", err)
 		}
 	}, nil
 }
 
+// newExporter returns what sends batches of spans to the agent. It outlives an outage of two minutes: by default the
+// exporter gives up on a batch after 10 s, and gRPC waits up to two minutes before it connects again.
+func newExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
+	reconnect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
+	reconnect.Backoff.MaxDelay = 3 * time.Second
+	options := []otlptracegrpc.Option{
+		otlptracegrpc.WithDialOption(grpc.WithConnectParams(reconnect)),
+		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
+			Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second, MaxElapsedTime: outage}),
+	}
+	if unset("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
+		options = append(options, otlptracegrpc.WithEndpointURL("http://localhost:4317")) // http is without TLS
+	}
+	if unset("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT") {
+		options = append(options, otlptracegrpc.WithTimeout(outage))
+	}
+	return otlptracegrpc.New(ctx, options...)
+}
+
+// batcherOptions say when the batcher exports, and how much waits. It exports once a second, so that you needn't wait
+// for your trace. Its queue must hold what the program makes while the agent is unreachable: the server makes 4 spans a
+// request, so 8192 are enough for 200 s at 10 requests a second, or for 20 s at 100. What doesn't fit is dropped.
+func batcherOptions() (options []sdktrace.BatchSpanProcessorOption) {
+	if unset("OTEL_BSP_SCHEDULE_DELAY") {
+		options = append(options, sdktrace.WithBatchTimeout(time.Second))
+	}
+	if unset("OTEL_BSP_EXPORT_TIMEOUT") {
+		options = append(options, sdktrace.WithExportTimeout(outage))
+	}
+	if unset("OTEL_BSP_MAX_QUEUE_SIZE") {
+		options = append(options, sdktrace.WithMaxQueueSize(8192))
+	}
+	return options
+}
+
+// unset says whether none of these environment variables has a value.
+func unset(names ...string) bool {
+	for _, name := range names {
+		if os.Getenv(name) != "" {
+			return false
+		}
+	}
+	return true
+}
+
 // newResource describes who makes the spans. In Jaeger, open a span and then "Process".
 func newResource(ctx context.Context, name string) (*resource.Resource, error) {
-	version := "(unknown)"
+	built := version
 	if build, ok := debug.ReadBuildInfo(); ok {
-		version = build.Main.Version // the git tag or commit, or (devel) where Go didn't know it
+		built = cmp.Or(version, build.Main.Version) // the git tag or commit, or (devel) where Go didn't know it
 	}
 	return resource.New(ctx,
 		resource.WithService(), // an id for each process, which tells two of one service apart
 		resource.WithTelemetrySDK(),
-		resource.WithAttributes(semconv.ServiceName(name), semconv.ServiceVersion(version)),
-		resource.WithFromEnv()) // the last one wins
+		resource.WithAttributes(semconv.ServiceName(name), semconv.ServiceVersion(built)),
+		resource.WithFromEnv()) // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES: the last one wins
 }
 
-// newPropagator returns the propagator of a list of names, each of which reads and writes its own headers.
-func newPropagator(names string) (propagation.TextMapPropagator, error) {
-	return autoprop.TextMapPropagator(strings.Split(strings.ReplaceAll(names, " ", ""), ",")...)
-}
-
-// Fail makes span an error, and returns err. RecordError alone adds an event but leaves the span's status as it was,
-// and no backend would show it in red.
-func Fail(span trace.Span, err error, options ...trace.EventOption) error {
-	span.RecordError(err, options...)
+// Fail makes span an error, and returns err. Backends show the status in red. The attribute error.type has few values,
+// so that you can count failures by it: the type of err, or what its method ErrorType returns. RecordError would add an
+// event, and leave the status as it was; OpenTelemetry advises against it now:
+// https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
+func Fail(span trace.Span, err error) error {
 	span.SetStatus(codes.Error, err.Error())
+	span.SetAttributes(semconv.ErrorType(err))
 	return err
 }
 

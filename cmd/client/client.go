@@ -13,14 +13,15 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/httptrace/otelhttptrace"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
 	"otel-demo/pkg"
@@ -29,21 +30,21 @@ import (
 // A tracer makes spans. Its name says which code made them; the name of the service is set once, in pkg/tracer.go.
 var tracer = otel.Tracer("otel-demo/cmd/client")
 
-func main() { pkg.Exit(run()) }
+func main() { pkg.Main(run) }
 
-func run() error {
-	var env pkg.Env // this and all else that is no tracing is in pkg/program.go
+func run(ctx context.Context) error {
+	var env pkg.Env // reads settings: pkg/program.go has what any program needs
 	serverURL := env.URL("SERVER_URL", "http://localhost:8080/hello")
 	requests := env.Uint("REQUESTS", "5")
 	work := env.Duration("WORK_DURATION", "200ms")
+	env.OpenTelemetry()
 	if env.Err != nil {
 		return env.Err
 	}
 
-	ctx := pkg.SignalContext()
 	// From here on spans are sent to the agent, in batches. What waits for the next batch when the program ends would
 	// be lost, so shutdown sends it. It is deferred first, and so runs last.
-	shutdown, err := pkg.StartTracing(ctx, "client")
+	shutdown, err := pkg.StartTracing(ctx, "client", pkg.NewBatcher)
 	if err != nil {
 		return err
 	}
@@ -90,18 +91,18 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	ctx = baggage.ContextWithBaggage(ctx, bag)
 
 	// In Jaeger this is the gap before the request is sent: time that the client spent by itself.
-	time.Sleep(work)
+	pkg.Work(ctx, work)
 
 	status, body, err := get(ctx, client, serverURL)
 	if err == nil && status != http.StatusOK {
 		// The HTTP client below has made its own span an error, as for each status from 400 on. An error does not
 		// rise to the parent by itself: whoever knows that the whole has failed says so, with Fail, below.
-		err = fmt.Errorf("the server answered %d: %q", status, body)
+		err = pkg.Error{Type: strconv.Itoa(status), Text: fmt.Sprintf("the server responded %d: %q", status, body)}
 	}
-	// An event is a moment in a span. In Jaeger, open the span and then "Logs". OpenTelemetry is moving events to
-	// logs that carry the span's ids; AddEvent is shown here since backends show it with the span, and it stays
-	// supported.
-	span.AddEvent("answer", trace.WithAttributes(attribute.String("body", body)))
+	// An event is a moment in a span. In Jaeger, open the span and then "Logs". OpenTelemetry is moving events to log
+	// records that carry the span's ids, and new code should write those. AddEvent goes on working, and backends show
+	// its events with the span.
+	span.AddEvent("response", trace.WithAttributes(semconv.HTTPResponseBodySize(len(body))))
 	// The trace id leads from this line on your terminal to the trace: paste it into Jaeger's search field.
 	fmt.Println(status, span.SpanContext().TraceID(), time.Since(start).Round(time.Millisecond))
 	if err != nil {
@@ -110,7 +111,7 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	return nil
 }
 
-// get returns the status and the body of the answer. The status is 0 if there was no answer.
+// get returns the status and the body of the response. The status is 0 if there was no response.
 func get(ctx context.Context, client *http.Client, url *url.URL) (status int, body string, err error) {
 	// The request takes ctx along, or the transport below would not find the span, and would start a new trace.
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url.String(), nil)
@@ -127,9 +128,10 @@ func get(ctx context.Context, client *http.Client, url *url.URL) (status int, bo
 	return response.StatusCode, string(read), err
 }
 
-// newClient returns an HTTP client that traces. The transport, from OpenTelemetry's instrumentation library, makes
-// the span `HTTP GET` around each request, and injects (writes) the trace context into the request's headers. That is
-// how a trace leaves a program over HTTP. With the W3C's format, the default, the headers are:
+// newClient returns an HTTP client that traces. The transport, from OpenTelemetry's instrumentation library otelhttp,
+// makes the span `HTTP GET` around each request, and injects (writes) the trace context into the request's headers. (The
+// conventions name the span `GET`.) That is how a trace leaves a program over HTTP. With the W3C's format, the default,
+// the headers are:
 //
 //	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (01: this trace is sampled, so record it)
 //	baggage: username=donuts
@@ -141,12 +143,12 @@ func newClient(work time.Duration) *http.Client {
 	}
 	return &http.Client{
 		Transport: otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithClientTrace(steps)),
-		Timeout:   work + 10*time.Second, // the server works too before it answers
+		Timeout:   work + 10*time.Second, // the server works too before it responds
 	}
 }
 
-// waitForServer asks the server's health check until it is well, for at most 60 s. In Jaeger it is a trace of its
-// own, and each try that failed is an event of it.
+// waitForServer polls the server's health check until it reports healthy, for up to 60 s. In Jaeger it is a separate
+// trace, and each try that failed is an event in it.
 func waitForServer(ctx context.Context, serverURL *url.URL) error {
 	ctx, span := tracer.Start(ctx, "wait for server")
 	defer span.End()
@@ -157,9 +159,11 @@ func waitForServer(ctx context.Context, serverURL *url.URL) error {
 	_, err := backoff.Retry(ctx, func() (status int, err error) {
 		status, reason, err := get(ctx, client, check)
 		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("it answers %d: %q", status, reason)
+			err = pkg.Error{Type: strconv.Itoa(status), Text: fmt.Sprintf("it responds %d: %q", status, reason)}
 		}
-		span.AddEvent("try", trace.WithAttributes(attribute.Bool("ready", err == nil)))
+		if err != nil {
+			span.AddEvent("not ready", trace.WithAttributes(semconv.ErrorType(err)))
+		}
 		return status, err
 	}, backoff.WithBackOff(pkg.Backoff()), backoff.WithMaxElapsedTime(time.Minute))
 	if err != nil {
@@ -171,7 +175,7 @@ func waitForServer(ctx context.Context, serverURL *url.URL) error {
 // exampleError makes a trace that failed. Jaeger shows it in red.
 func exampleError(ctx context.Context) {
 	_, span := tracer.Start(ctx, "example error")
-	pkg.Fail(span, errors.New("this error is an example"))
+	pkg.Fail(span, pkg.Error{Type: "example", Text: "this error is an example"})
 	// Call End, rather than defer it, where the span covers a part of a function. Whatever follows is not in the
 	// span.
 	span.End()

@@ -18,8 +18,8 @@ import (
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
 	"otel-demo/pkg"
@@ -27,13 +27,14 @@ import (
 
 var tracer = otel.Tracer("otel-demo/cmd/server")
 
-func main() { pkg.Exit(run()) }
+func main() { pkg.Main(run) }
 
-func run() error {
+func run(ctx context.Context) error {
 	var env pkg.Env
 	address := cmp.Or(os.Getenv("LISTEN_ADDR"), "localhost:8080")
 	redisOptions := env.Redis("REDIS_URL", "redis://localhost:6379/0")
 	work := env.Duration("WORK_DURATION", "200ms")
+	env.OpenTelemetry()
 	if env.Err != nil {
 		return env.Err
 	}
@@ -43,12 +44,11 @@ func run() error {
 		return pkg.CheckHealth(address)
 	}
 
-	ctx := pkg.SignalContext()
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("LISTEN_ADDR=%q: want a free host:port of this machine: %w", address, err)
 	}
-	shutdown, err := pkg.StartTracing(ctx, "server")
+	shutdown, err := pkg.StartTracing(ctx, "server", pkg.NewBatcher)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func run() error {
 	if err := broker.Ready(ctx); errors.Is(err, pkg.ErrRefused) {
 		return err
 	} else if err != nil {
-		slog.Warn("GET /hello answers 503 for now", "error", err)
+		slog.Warn("GET /hello responds 503 for now", "error", err)
 	}
 	// On SIGTERM, Serve finishes the requests that it has accepted. Then the deferred calls run, the last one first.
 	return pkg.Serve(ctx, listener, newHandler(broker, work), work)
@@ -96,17 +96,24 @@ func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trace-Id", id.String())
 	}
 	status, body, result := http.StatusOK, "hello, world", "published"
-	if err := s.handle(ctx, body); err != nil {
-		// otelhttp makes its span an error for each status from 500 on. The answer gives a short reason: addresses
+	if err := s.handle(ctx, body); ctx.Err() != nil {
+		// The caller hung up. That is no fault of anything here, so no span becomes an error.
+		status, body, result = statusClientClosedRequest, "", "the caller hung up"
+	} else if err != nil {
+		// otelhttp makes its span an error for each status from 500 on. The response gives a short reason: addresses
 		// and raw errors stay in the log, beside the trace id.
 		status, body, result = http.StatusServiceUnavailable, reason(err), err.Error()
 	}
 	w.WriteHeader(status)
 	fmt.Fprintln(w, body)
-	// ctx gives this log line its trace id and span id (see pkg/program.go), and so the line leads to its trace. This
-	// is what OpenTelemetry advises for new code in place of span events.
+	// ctx gives this log line its trace id and span id (see pkg/program.go), and so the line leads to its trace. For
+	// new code OpenTelemetry advises such log records in place of span events, exported by its Logs API. This demo
+	// only prints them.
 	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start), "result", result)
 }
+
+// statusClientClosedRequest is for the log and the span: nobody receives it. The code is nginx's.
+const statusClientClosedRequest = 499
 
 // handle is the work of one request: a span of your own, inside the one of the library.
 func (s *server) handle(ctx context.Context, body string) error {
@@ -116,17 +123,21 @@ func (s *server) handle(ctx context.Context, body string) error {
 	// The client's baggage arrived with the trace context, in a header beside it, and is in ctx too. Nothing of it is
 	// on a span until you put it there. In Jaeger you find this event in the span `handle request`, under "Logs".
 	username := baggage.FromContext(ctx).Member("username").Value()
-	span.AddEvent("read baggage", trace.WithAttributes(attribute.String("username", username)))
+	span.AddEvent("read baggage", trace.WithAttributes(semconv.UserName(username)))
 
-	// An attribute describes the whole span, and you can search for it. A real payload has no place here: it may be
-	// large, it may be private, and whoever can read the traces could read it.
-	span.SetAttributes(attribute.String("body", body))
+	// An attribute describes the whole span, and you can search for it. Prefer a name of OpenTelemetry's registry, as
+	// here. A payload has no place on a span: it may be large, it may be private, and whoever can read the traces could
+	// read it. Its size does.
+	span.SetAttributes(semconv.HTTPResponseBodySize(len(body)))
 
-	time.Sleep(s.work) // simulated work, so that the span is long enough to be seen
+	if err := pkg.Work(ctx, s.work); err != nil {
+		return err // the caller hung up
+	}
 
-	// HTTP carries the trace context by itself. The broker doesn't: pkg/broker.go shows what Publish does about that.
-	// ctx holds this span, and so `publish work` becomes its child. With the limit of 1 s, an answer takes no 2 s.
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	// For HTTP, otelhttp propagates the trace context. For the broker nobody does: pkg/broker.go shows what Publish
+	// does about that. ctx holds this span, and so `publish work` becomes its child. Publishing takes up to 1 s, and
+	// ends even if the caller hangs up now: half a message is no use.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := s.broker.Publish(ctx, body); err != nil {
 		return pkg.Fail(span, err)
@@ -134,7 +145,7 @@ func (s *server) handle(ctx context.Context, body string) error {
 	return nil
 }
 
-// healthz answers 200 when a message that is published now would be heard.
+// healthz responds 200 when a message that is published now would be heard.
 func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 	defer cancel()
@@ -145,7 +156,7 @@ func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// reason returns what a stranger may know of an error. The rest is in the span and in the log, for those who run it.
+// reason returns what a caller may know of an error. The rest is in the span and in the log, for those who run it.
 func reason(err error) string {
 	if errors.Is(err, pkg.ErrNoListener) {
 		return "no worker is listening"

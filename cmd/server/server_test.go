@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/baggage"
@@ -30,12 +32,17 @@ var spans = tracetest.NewSpanRecorder()
 func TestMain(m *testing.M) {
 	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
+	logging.Disable() // as Main does
 	goleak.VerifyTestMain(m)
 }
 
 // start returns a Redis that somebody listens on if listen is true, and the server's address. finish stops the server:
 // an answer can arrive before its span has ended.
 func start(t *testing.T, listen bool) (redisServer *miniredis.Miniredis, url string, finish func()) {
+	return startWith(t, listen, time.Millisecond)
+}
+
+func startWith(t *testing.T, listen bool, work time.Duration) (redisServer *miniredis.Miniredis, url string, finish func()) {
 	t.Helper()
 	spans.Reset()
 	redisServer = miniredis.RunT(t)
@@ -52,7 +59,7 @@ func start(t *testing.T, listen bool) (redisServer *miniredis.Miniredis, url str
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(newHandler(broker, time.Millisecond))
+	server := httptest.NewServer(newHandler(broker, work))
 	t.Cleanup(func() { server.Close(); broker.Close() })
 	return redisServer, server.URL, server.Close
 }
@@ -103,6 +110,30 @@ func tree() string {
 	}
 	write(trace.SpanID{}, "")
 	return strings.Join(lines, "\n")
+}
+
+// wantErrorTypes checks the demo's own failed spans: each has an error.type, and none an exception event.
+func wantErrorTypes(t *testing.T, want string) {
+	t.Helper()
+	for _, span := range spans.Ended() {
+		if span.Name() != "handle request" && span.Name() != "publish work" {
+			continue
+		}
+		got := ""
+		for _, a := range span.Attributes() {
+			if a.Key == "error.type" {
+				got = a.Value.String()
+			}
+		}
+		if got != want {
+			t.Errorf("%s has error.type %q, want %q", span.Name(), got, want)
+		}
+		for _, event := range span.Events() {
+			if event.Name == "exception" {
+				t.Errorf("%s has an exception event", span.Name())
+			}
+		}
+	}
 }
 
 func wantTree(t *testing.T, want string) {
@@ -157,6 +188,7 @@ func TestFailuresAre503AndErrors(t *testing.T) {
 			t.Errorf("/healthz answers %d %q", health.StatusCode, reason)
 		}
 		wantTree(t, failed)
+		wantErrorTypes(t, "no_listener")
 	})
 	t.Run("Redis is away", func(t *testing.T) {
 		redisServer, url, finish := start(t, true)
@@ -176,7 +208,40 @@ func TestFailuresAre503AndErrors(t *testing.T) {
 			t.Errorf("/healthz answers %d %q", health.StatusCode, reason)
 		}
 		wantTree(t, failed+" error")
+		wantErrorTypes(t, "*net.OpError")
 	})
+}
+
+// A caller that hangs up is no outage of the broker: no span is an error, and the log says what happened.
+func TestACallerThatHangsUpIsNoError(t *testing.T) {
+	var log strings.Builder
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	defer slog.SetDefault(before)
+	_, url, finish := startWith(t, true, 10*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		request, _ := http.NewRequestWithContext(ctx, http.MethodGet, url+"/hello", nil)
+		_, err := http.DefaultClient.Do(request)
+		ended <- err
+	}()
+	for end := time.Now().Add(10 * time.Second); len(spans.Started()) < 2; {
+		if time.Now().After(end) {
+			t.Fatal("no request within 10 s")
+		}
+	}
+	begin := time.Now()
+	cancel()
+	<-ended
+	finish() // waits for the handler
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("the handler went on for %v", took)
+	}
+	wantTree(t, "GET /hello server\n  handle request internal")
+	if text := log.String(); !strings.Contains(text, `status=499`) || !strings.Contains(text, `result="the caller hung up"`) || strings.Contains(text, "503") {
+		t.Errorf("logged %q", text)
+	}
 }
 
 func TestRoutes(t *testing.T) {

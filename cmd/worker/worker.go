@@ -7,28 +7,27 @@ package main
 import (
 	"context"
 	"log/slog"
-	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
 	"otel-demo/pkg"
 )
 
-func main() { pkg.Exit(run()) }
+func main() { pkg.Main(run) }
 
-func run() error {
+func run(ctx context.Context) error {
 	var env pkg.Env
 	redisOptions := env.Redis("REDIS_URL", "redis://localhost:6379/0")
 	work := env.Duration("WORK_DURATION", "200ms")
 	processSpan := env.OneOf("PROCESS_SPAN", "child", "root")
+	env.OpenTelemetry()
 	if env.Err != nil {
 		return env.Err
 	}
 
-	ctx := pkg.SignalContext()
-	shutdown, err := pkg.StartTracing(ctx, "worker")
+	shutdown, err := pkg.StartTracing(ctx, "worker", pkg.NewBatcher)
 	if err != nil {
 		return err
 	}
@@ -43,10 +42,7 @@ func run() error {
 	// another trace. By default it is also that one's child, so that you see one trace. With `root` it starts a trace
 	// of its own: right where a message waits for hours, or where one span processes a batch of many traces'
 	// messages.
-	var options []trace.SpanStartOption
-	if processSpan == "root" {
-		options = append(options, trace.WithNewRoot())
-	}
+	broker.NewRoot = processSpan == "root"
 
 	// Receive calls this for each message. The span `process work` is in ctx, as a request's span is in the context
 	// of an HTTP handler: Receive does what otelhttp did in the server. An error that you return makes that span an
@@ -54,19 +50,18 @@ func run() error {
 	handle := func(ctx context.Context, message pkg.Message) error {
 		// This was set in the client, two hops away. The server did nothing for it but pass ctx on.
 		username := baggage.FromContext(ctx).Member("username").Value()
-		// As an attribute you can search for it: in Jaeger, enter username=donuts under "Tags".
-		trace.SpanFromContext(ctx).SetAttributes(attribute.String("username", username))
-		time.Sleep(work) // simulated work
+		// As an attribute you can search for it: in Jaeger, enter user.name=donuts under "Tags".
+		trace.SpanFromContext(ctx).SetAttributes(semconv.UserName(username))
+		if err := pkg.Work(ctx, work); err != nil {
+			return err
+		}
 		slog.InfoContext(ctx, "processed", "message", message.ID, "username", username)
 		return nil
 	}
 
-	// On SIGTERM, Receive takes no new messages, finishes what it has received, and returns. Then the deferred calls
-	// run, the last one first: Redis is closed, and then the last spans are sent.
-	if err := broker.Receive(ctx, handle, options...); ctx.Err() == nil {
-		return err
-	}
-	return nil
+	// On SIGTERM, Receive takes no new messages, finishes what it has received, within 5 s, and returns. Then the
+	// deferred calls run, the last one first: Redis is closed, and then the last spans are exported.
+	return broker.Receive(ctx, handle)
 }
 
 // You have seen both ends of the message. Next: pkg/broker.go, how the trace context got from one to the other.

@@ -1,0 +1,121 @@
+package pkg
+
+// This file is none of the six. It puts around the SDK's batcher what a program in production wants: the spans that are
+// lost are counted, and what the SDK's limits leave unbounded is cut off.
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// maxText is the longest status text, and the longest value of an event's attribute, in bytes.
+const maxText = 2048
+
+// NewBatcher returns [sdktrace.NewBatchSpanProcessor] with a count of the spans that are lost: those that found the
+// queue full, and those that the agent did not accept. [otel.Handle] gets an error with each loss and the count so far,
+// and Shutdown returns one with the final count. A batch that the agent refuses as too large is exported in halves.
+func NewBatcher(exporter sdktrace.SpanExporter, options ...sdktrace.BatchSpanProcessorOption) sdktrace.SpanProcessor {
+	size, _ := strconv.Atoi(os.Getenv("OTEL_BSP_MAX_QUEUE_SIZE"))
+	o := sdktrace.BatchSpanProcessorOptions{MaxQueueSize: cmp.Or(size, sdktrace.DefaultMaxQueueSize)}
+	for _, option := range options {
+		option(&o)
+	}
+	b := &batcher{capacity: int64(o.MaxQueueSize)}
+	b.SpanProcessor = sdktrace.NewBatchSpanProcessor(batchExporter{exporter, b}, options...)
+	return b
+}
+
+type batcher struct {
+	sdktrace.SpanProcessor
+	capacity                 int64
+	recorded, exported, lost atomic.Int64
+}
+
+// OnEnd puts a span into the queue. It lets in only as many as the SDK's queue can hold, so that one is never full.
+func (b *batcher) OnEnd(span sdktrace.ReadOnlySpan) {
+	if !span.SpanContext().IsSampled() {
+		return
+	}
+	if b.recorded.Add(1)-b.exported.Load()-b.lost.Load() > b.capacity {
+		otel.Handle(b.lose(1, errors.New("the queue is full")))
+		return
+	}
+	b.SpanProcessor.OnEnd(span)
+}
+
+// Shutdown exports what waits, until ctx is done. What is left then is lost.
+func (b *batcher) Shutdown(ctx context.Context) error {
+	err := b.SpanProcessor.Shutdown(ctx)
+	if recorded, exported := b.recorded.Load(), b.exported.Load(); exported < recorded {
+		return errors.Join(fmt.Errorf("%d of %d spans were lost", recorded-exported, recorded), err)
+	}
+	return err
+}
+
+func (b *batcher) lose(spans int, cause error) error {
+	return fmt.Errorf("%d of %d spans were lost so far: %w", b.lost.Add(int64(spans)), b.recorded.Load(), cause)
+}
+
+// batchExporter is the other end of the queue.
+type batchExporter struct {
+	sdktrace.SpanExporter
+	batcher *batcher
+}
+
+func (e batchExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	short := make([]sdktrace.ReadOnlySpan, len(spans))
+	for i, span := range spans {
+		short[i] = shortened{span}
+	}
+	return e.export(ctx, short)
+}
+
+// export exports spans, in halves where the agent refuses them as too large. After a partial success all count as lost.
+func (e batchExporter) export(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	err := e.SpanExporter.ExportSpans(ctx, spans)
+	switch half := len(spans) / 2; {
+	case err == nil:
+		e.batcher.exported.Add(int64(len(spans)))
+		return nil
+	case status.Code(err) == codes.ResourceExhausted && half > 0:
+		return errors.Join(e.export(ctx, spans[:half]), e.export(ctx, spans[half:]))
+	}
+	return e.batcher.lose(len(spans), err)
+}
+
+// shortened is a span whose status and events are bounded. The SDK's own limit holds for the span's attributes alone.
+type shortened struct{ sdktrace.ReadOnlySpan }
+
+func (s shortened) Status() sdktrace.Status {
+	status := s.ReadOnlySpan.Status()
+	status.Description = shorten(status.Description)
+	return status
+}
+
+func (s shortened) Events() []sdktrace.Event {
+	events := slices.Clone(s.ReadOnlySpan.Events())
+	for i := range events {
+		events[i].Attributes = slices.Clone(events[i].Attributes)
+		for j, a := range events[i].Attributes {
+			if text := a.Value.String(); len(text) > maxText {
+				events[i].Attributes[j].Value = attribute.StringValue(shorten(text))
+			}
+		}
+	}
+	return events
+}
+
+func shorten(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxText)], "") }

@@ -1,0 +1,224 @@
+package pkg
+
+// This file is none of the six. It holds what the broker needs whether its messages are traced or not: a connection to
+// Redis, a subscription that survives its loss, and bounds on how much is under way and for how long.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/extra/redisotel/v9"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/time/rate"
+)
+
+const (
+	maxUnderWay = 100                     // messages that are worked on at once
+	finish      = 4500 * time.Millisecond // how long handlers may go on when Receive is to stop
+	abandon     = 500 * time.Millisecond  // how long they may take to return after that
+	silence     = 3 * time.Second         // how long Redis may take to respond to a ping
+)
+
+var (
+	// ErrNoListener is returned when nobody is subscribed to the channel. Pub/sub keeps nothing: the message is gone.
+	ErrNoListener = Error{"no_listener", "nobody listens on the channel " + channel}
+	// ErrRefused is returned when Redis refuses the user, the password, or what the user may do. Trying again would not
+	// help.
+	ErrRefused = Error{"refused", "REDIS_URL: Redis refuses the user, the password, or the command; want a user that " +
+		"may publish to the channel " + channel + " and subscribe to it"}
+	// ErrCutOff is why a handler's context is cancelled: the program has to stop.
+	ErrCutOff = Error{"cut_off", "cut off, since the program had to stop"}
+)
+
+// NewBroker returns a broker on the Redis server of options, which it leaves as they are. It doesn't connect yet.
+func NewBroker(options *redis.Options) (*Broker, error) {
+	o := *options
+	o.ContextTimeoutEnabled = true // a deadline in ctx holds for the connection too
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = time.Second, time.Second, time.Second
+	o.MaxRetries = -1 // a PUBLISH that is sent again may be heard twice
+	// Both are commands at each connection, and each would be a span that says nothing about a request.
+	o.DisableIdentity = true
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	client := redis.NewClient(&o)
+	// redisotel makes a span of each command, without the statement, which would hold the whole payload.
+	err := redisotel.InstrumentTracing(client,
+		redisotel.WithDBStatement(false),
+		redisotel.WithCallerEnabled(false),
+		redisotel.WithDialFilter(true),
+		redisotel.WithCommandFilter(func(command redis.Cmder) bool {
+			return command.Name() != "publish" // true leaves a command out
+		}))
+	return &Broker{redis: client, report: rate.Sometimes{Interval: time.Second}}, err
+}
+
+// Close closes the connections to Redis.
+func (b *Broker) Close() error { return b.redis.Close() }
+
+// Ready returns nil if Redis responds and somebody listens, otherwise ErrNoListener, ErrRefused or Redis's own error.
+func (b *Broker) Ready(ctx context.Context) error {
+	listeners, err := b.redis.PubSubNumSub(ctx, channel).Result()
+	if err == nil && listeners[channel] == 0 {
+		return ErrNoListener
+	}
+	return explain(err)
+}
+
+// explain adds ErrRefused to an error of Redis's that means it.
+func explain(err error) error {
+	if redis.IsAuthError(err) || redis.IsPermissionError(err) {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return err
+}
+
+// send publishes a message once and never again, since Redis could not tell a second one from a new one.
+func (b *Broker) send(ctx context.Context, message Message) error {
+	encoded, err := json.Marshal(message)
+	if err != nil {
+		return err
+	}
+	listeners, err := b.redis.Publish(ctx, channel, encoded).Result()
+	if err != nil {
+		return fmt.Errorf("publish: %w", explain(err))
+	}
+	if listeners == 0 {
+		return ErrNoListener
+	}
+	return nil
+}
+
+// Receive hands each message to handle, up to 100 at a time, until ctx is done. Then it takes no new ones and finishes
+// those that Redis has sent, within 5 s: after 4.5 s the handlers' contexts are cancelled, and those that don't return
+// within 0.5 s are abandoned. It returns nil, or ErrRefused. While Redis is unreachable, it keeps trying.
+func (b *Broker) Receive(ctx context.Context, handle Handler) error {
+	working, cutOff := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cutOff(nil)
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(finish, func() { cutOff(ErrCutOff) }) })()
+
+	payloads := make(chan string) // without a buffer: while all slots are taken, nothing more is read from Redis
+	failed := make(chan error, 1)
+	go func() {
+		failed <- b.listen(ctx, payloads)
+		close(payloads)
+	}()
+	var underWay sync.WaitGroup
+	slots := make(chan struct{}, maxUnderWay)
+	for payload := range payloads {
+		slots <- struct{}{}
+		underWay.Go(func() {
+			b.process(working, payload, handle)
+			<-slots
+		})
+	}
+	underWay.Wait()
+	if n := b.cutOff.Load(); n > 0 {
+		slog.Warn("messages were cut off, since the program had to stop", "messages", n)
+	}
+	return <-failed
+}
+
+// run calls the handler, and returns its error: ErrCutOff if ctx ended first. A panic is an error too, so that one
+// message can't end the work on the others.
+func (b *Broker) run(ctx context.Context, handle Handler, message Message) (err error) {
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if reason := recover(); reason != nil {
+				err := Error{"panic", fmt.Sprint("panic: ", reason)}
+				// A panic has what an exception event is still for: a stack.
+				trace.SpanFromContext(ctx).RecordError(err, trace.WithStackTrace(true))
+				done <- err
+			}
+		}()
+		done <- handle(ctx, message)
+	}()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		select {
+		case err = <-done:
+		case <-time.After(abandon):
+			err = ErrCutOff
+		}
+	}
+	if err != nil && ctx.Err() != nil {
+		b.cutOff.Add(1)
+		err = ErrCutOff
+	}
+	return err
+}
+
+// listen passes on what is published until ctx is done. It logs when Redis becomes unreachable, and when it is back.
+func (b *Broker) listen(ctx context.Context, payloads chan<- string) error {
+	reachable, pause := true, Backoff()
+	for {
+		err := b.subscribe(ctx, payloads, func() {
+			if reachable {
+				slog.Info("subscribed", "channel", channel)
+			} else {
+				slog.Warn("Redis is back; messages may have been missed meanwhile", "channel", channel)
+			}
+			reachable = true
+			pause.Reset()
+		})
+		if errors.Is(err, ErrRefused) {
+			return err
+		}
+		if reachable && ctx.Err() == nil {
+			slog.Warn("Redis is unreachable; trying again until it is back", "error", err)
+		}
+		reachable = false
+		if Work(ctx, pause.NextBackOff()) != nil {
+			return nil
+		}
+	}
+}
+
+// subscribe passes on what comes over one connection, until it is lost. When ctx is done, it asks Redis for no more, and
+// returns when Redis has confirmed that: what was sent before comes before. (go-redis's own channel would discard all
+// errors, and messages too when the worker is slow.)
+func (b *Broker) subscribe(ctx context.Context, payloads chan<- string, confirmed func()) error {
+	subscription := b.redis.Subscribe(ctx)
+	defer subscription.Close()
+	if err := subscription.Subscribe(ctx, channel); err != nil {
+		return explain(err)
+	}
+	defer context.AfterFunc(ctx, func() {
+		time.AfterFunc(finish+abandon, func() { subscription.Close() })
+		subscription.Unsubscribe(context.WithoutCancel(ctx))
+	})()
+	// A connection that is alive responds to a ping. (A time limit on each read would break messages in the middle.)
+	watchdog := time.AfterFunc(silence, func() { subscription.Close() })
+	pinging, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		for Work(pinging, silence/3) == nil {
+			subscription.Ping(pinging)
+		}
+	}()
+	for {
+		received, err := subscription.Receive(ctx)
+		if !watchdog.Stop() {
+			return fmt.Errorf("no response within %v", silence)
+		} else if err != nil {
+			return explain(err)
+		}
+		switch received := received.(type) {
+		case *redis.Subscription:
+			if received.Kind == "unsubscribe" {
+				return nil
+			}
+			confirmed()
+		case *redis.Message:
+			payloads <- received.Payload
+		}
+		watchdog.Reset(silence)
+	}
+}
