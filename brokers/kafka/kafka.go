@@ -7,7 +7,6 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"unicode/utf8"
@@ -15,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/plugin/kotel"
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
@@ -75,7 +75,7 @@ func Receive(ctx context.Context, client *kgo.Client, handle Handler) error {
 				// covers the time from the fetch to the poll, and has ended. Your work is not in it.
 				process(record.Context, []*kgo.Record{record}, func(ctx context.Context) error {
 					if !utf8.Valid(record.Value) {
-						return errors.New("decode record: want UTF-8")
+						return pkg.Error{Type: "decode", Text: "want UTF-8"}
 					}
 					return handle(ctx, string(record.Value))
 				})
@@ -102,13 +102,17 @@ func ReceiveBatch(ctx context.Context, client *kgo.Client, handle func(context.C
 // follows, and only the span tells you. To try again, produce the record to another topic. Its headers go with it.
 func process(ctx context.Context, records []*kgo.Record, handle func(context.Context) error) {
 	var links []trace.Link
+	var details []attribute.KeyValue
 	for _, record := range records {
 		// The headers still have what the producer injected. They are a list of keys and byte values, in which a key
 		// can occur twice: kotel's carrier reads the first one. So never append a traceparent. Set replaces it.
-		links = append(links, trace.LinkFromContext(
-			otel.GetTextMapPropagator().Extract(context.Background(), kotel.NewRecordCarrier(record)),
+		ctx := otel.GetTextMapPropagator().Extract(context.Background(), kotel.NewRecordCarrier(record))
+		details = []attribute.KeyValue{
 			semconv.MessagingDestinationPartitionID(fmt.Sprint(record.Partition)),
-			semconv.MessagingKafkaOffset(int(record.Offset))))
+			semconv.MessagingKafkaOffset(int(record.Offset))}
+		if link := trace.LinkFromContext(ctx, details...); link.SpanContext.IsValid() {
+			links = append(links, link) // without this check, a record without headers would link to nowhere
+		}
 	}
 	// Names and values are those of the messaging conventions. What is true of one message belongs on its link, and
 	// on the span only if there is one message.
@@ -122,14 +126,14 @@ func process(ctx context.Context, records []*kgo.Record, handle func(context.Con
 			semconv.ServicePeerName("kafka"))) // puts Kafka on Zipkin's map
 	defer span.End()
 	if len(records) == 1 {
-		span.SetAttributes(links[0].Attributes...)
+		span.SetAttributes(details...)
 	} else {
 		span.SetAttributes(semconv.MessagingBatchMessageCount(len(records)))
 	}
 	// A panic becomes an error, and an event that has the stack. The next record is processed all the same.
 	defer func() {
 		if reason := recover(); reason != nil {
-			err := fmt.Errorf("panic: %v", reason)
+			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
 			span.RecordError(err, trace.WithStackTrace(true))
 			slog.ErrorContext(ctx, "process record", "error", pkg.Fail(span, err))
 		}

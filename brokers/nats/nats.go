@@ -126,12 +126,12 @@ func process(message *nats.Msg, handle Handler) {
 	// A panic becomes an error, and an event that has the stack. The other messages are processed all the same.
 	defer func() {
 		if reason := recover(); reason != nil {
-			err := fmt.Errorf("panic: %v", reason)
+			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
 			span.RecordError(err, trace.WithStackTrace(true))
 			slog.ErrorContext(ctx, "process message", "error", pkg.Fail(span, err))
 		}
 	}()
-	err := errors.New("decode message: want UTF-8")
+	var err error = pkg.Error{Type: "decode", Text: "want UTF-8"}
 	if utf8.Valid(message.Data) {
 		err = handle(ctx, string(message.Data))
 	}

@@ -28,6 +28,8 @@ const (
 	dead  = "work.dead" // for messages that could not be processed, until somebody looks at them
 )
 
+var errNotText = pkg.Error{Type: "decode", Text: "want UTF-8"}
+
 var tracer = otel.Tracer("otel-demo/brokers/rabbitmq")
 
 // carrier lets a propagator write the headers of a message and read them. An amqp.Table is a map[string]any, and other
@@ -128,24 +130,25 @@ func process(delivery amqp.Delivery, handle Handler) error {
 		trace.WithLinks(trace.LinkFromContext(ctx)))
 	defer span.End()
 
-	if !utf8.Valid(delivery.Body) { // another try would fail too, so it goes to the dead letters at once
-		slog.ErrorContext(ctx, "process message", "error", pkg.Fail(span, errors.New("decode message: want UTF-8")))
-		return delivery.Nack(false, false)
+	err := run(ctx, delivery.Body, handle)
+	if err == nil {
+		return delivery.Ack(false)
 	}
-	if err := run(ctx, string(delivery.Body), handle); err != nil {
-		slog.ErrorContext(ctx, "process message", "error", pkg.Fail(span, err))
-		return delivery.Nack(false, true) // again, until the queue's limit
-	}
-	return delivery.Ack(false)
+	slog.ErrorContext(ctx, "process message", "error", pkg.Fail(span, err))
+	// Again, until the queue's limit. A message that can't be decoded goes to the dead letters at once.
+	return delivery.Nack(false, !errors.Is(err, errNotText))
 }
 
 // run calls handle. A panic becomes an error, and an event that has the stack.
-func run(ctx context.Context, task string, handle Handler) (err error) {
+func run(ctx context.Context, body []byte, handle Handler) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
-			err = fmt.Errorf("panic: %v", reason)
+			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
 			trace.SpanFromContext(ctx).RecordError(err, trace.WithStackTrace(true))
 		}
 	}()
-	return handle(ctx, task)
+	if !utf8.Valid(body) {
+		return errNotText
+	}
+	return handle(ctx, string(body))
 }

@@ -84,7 +84,7 @@ func (w Worker) Receive(ctx context.Context, handle Handler) error {
 			err := w.process(extract(entry), []redis.XMessage{entry}, func(ctx context.Context) error {
 				task, ok := entry.Values["task"].(string)
 				if !ok {
-					return errors.New(`decode entry: want a field "task"`)
+					return pkg.Error{Type: "decode", Text: `want a field "task"`}
 				}
 				return handle(ctx, task)
 			})
@@ -118,13 +118,17 @@ func extract(entry redis.XMessage) context.Context {
 func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle func(context.Context) error) error {
 	var ids []string
 	var links []trace.Link
+	var details []attribute.KeyValue
 	for _, entry := range entries {
 		ids = append(ids, entry.ID)
 		// The conventions have no attributes for Redis's delivery count, nor for how long an entry waited in the
 		// stream. These names are our own. They don't begin with messaging., which belongs to the conventions.
-		links = append(links, trace.LinkFromContext(extract(entry), semconv.MessagingMessageID(entry.ID),
+		details = []attribute.KeyValue{semconv.MessagingMessageID(entry.ID),
 			attribute.Int64("work.delivery_count", w.deliveries(entry)),
-			attribute.Int64("work.waited_ms", waited(entry).Milliseconds())))
+			attribute.Int64("work.waited_ms", waited(entry).Milliseconds())}
+		if link := trace.LinkFromContext(extract(entry), details...); link.SpanContext.IsValid() {
+			links = append(links, link) // without this check, an entry without headers would link to nowhere
+		}
 	}
 	ctx, span := tracer.Start(ctx, "process "+stream, trace.WithSpanKind(trace.SpanKindConsumer),
 		trace.WithLinks(links...), attributes("process", semconv.MessagingOperationTypeProcess,
@@ -132,7 +136,7 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 	defer span.End()
 	// What is true of one entry belongs on its link, and on the span only if there is one entry.
 	if len(entries) == 1 {
-		span.SetAttributes(links[0].Attributes...)
+		span.SetAttributes(details...)
 	} else {
 		span.SetAttributes(semconv.MessagingBatchMessageCount(len(entries)))
 	}
@@ -147,7 +151,7 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 func run(ctx context.Context, handle func(context.Context) error) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
-			err = fmt.Errorf("panic: %v", reason)
+			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
 			trace.SpanFromContext(ctx).RecordError(err, trace.WithStackTrace(true))
 		}
 	}()
