@@ -21,29 +21,19 @@ import (
 	"google.golang.org/grpc"
 )
 
-var program = sync.OnceValues(func() (string, error) {
-	directory, err := os.MkdirTemp("", "brokers")
-	if err != nil {
-		return "", err
+// The test's own binary is the program too.
+func init() {
+	if os.Getenv("RUN_PROGRAM") != "" {
+		main()
 	}
-	file := filepath.Join(directory, "brokers.exe")
-	out, err := exec.Command("go", "build", "-o", file, ".").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, out)
-	}
-	return file, err
-})
+}
 
 // command runs the program, with spans going to address.
 func command(t *testing.T, address string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
-	file, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var out, log strings.Builder
-	cmd := exec.CommandContext(t.Context(), file, args...)
-	cmd.Env = append(os.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+address)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "RUN_PROGRAM=1", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+address)
 	for _, d := range demos {
 		cmd.Env = append(cmd.Env, d.variable+"=")
 	}
@@ -219,5 +209,32 @@ func TestTrapAPackageLevelTracerStaysOnItsFirstProvider(t *testing.T) {
 	span.End()
 	if len(own.Started()) != 0 {
 		t.Error("the tracer has moved to the second provider: this is no trap any more")
+	}
+}
+
+// Each lesson is read in five minutes, and about a third of it is comments.
+func TestEachLessonIsShortAndCommented(t *testing.T) {
+	for _, d := range demos {
+		file := filepath.Join(d.name, d.name+".go")
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, comments := 0, 0
+		for line := range strings.Lines(string(content)) {
+			if width := len([]rune(strings.ReplaceAll(strings.TrimSpace(line), "\t", "    "))); width > 120 {
+				t.Errorf("%s: %d columns, want 120 at most: %s", file, width, line)
+			}
+			line = strings.TrimSpace(line)
+			if line != "" {
+				lines++
+			}
+			if strings.HasPrefix(line, "//") {
+				comments++
+			}
+		}
+		if share := 100 * comments / lines; lines > 150 || share < 25 || share > 35 {
+			t.Errorf("%s: %d lines that aren't blank, %d %% of them comments; want 150 at most, and 25 to 35 %%", file, lines, share)
+		}
 	}
 }

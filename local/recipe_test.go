@@ -36,6 +36,7 @@ var recipeChecks = map[string]func(t *testing.T, d *Demo, log *safeBuffer) []str
 	"redaction/allow-list": checkAllowed,
 	"durable-agent":        checkNothingIsLost,
 	"span-metrics":         checkMetrics,
+	"own-program":          checkOwnProgram,
 }
 
 // Every recipe, and every variant of one, gives the traces that its folder says.

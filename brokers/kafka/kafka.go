@@ -21,10 +21,8 @@ import (
 	"otel-demo/pkg"
 )
 
-const (
-	topic = "work"
-	group = "workers" // a consumer group: each record goes to one of its members
-)
+// Each record of the topic goes to one member of the consumer group.
+const topic, group = "work", "workers"
 
 var tracer = otel.Tracer("otel-demo/brokers/kafka")
 
@@ -48,6 +46,7 @@ func (errorType) OnProduceRecordUnbuffered(record *kgo.Record, err error) {
 // injects the context into the record's headers, and ends the span when Kafka has confirmed the record.
 func Publish(ctx context.Context, client *kgo.Client, task string) error {
 	record := &kgo.Record{Topic: topic, Value: []byte(task)}
+	// Produce, without Sync, returns before Kafka has the record. kotel's span ends when it has, in both cases.
 	if err := client.ProduceSync(ctx, record).FirstErr(); err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
@@ -66,7 +65,8 @@ func Consumer() []kgo.Opt {
 type Handler func(ctx context.Context, task string) error
 
 // Receive hands each record to handle, one at a time, until ctx is done. Then it finishes what it has polled, and
-// commits it.
+// commits it. If it died instead, the next worker would get these records again, even those that were processed: you
+// commit a position, not a record. In Jaeger such a record has two `process work`, with the same offset.
 func Receive(ctx context.Context, client *kgo.Client, handle Handler) error {
 	for ctx.Err() == nil {
 		err := poll(ctx, client, 10, func(records []*kgo.Record) {
@@ -130,7 +130,8 @@ func process(ctx context.Context, records []*kgo.Record, handle func(context.Con
 	} else {
 		span.SetAttributes(semconv.MessagingBatchMessageCount(len(records)))
 	}
-	// A panic becomes an error, and an event that has the stack. The next record is processed all the same.
+	// A panic becomes an error, and an event that has the stack. It must not end the work on the next records, and a
+	// span that just ends while the program panics has no error.
 	defer func() {
 		if reason := recover(); reason != nil {
 			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
@@ -157,3 +158,6 @@ func poll(ctx context.Context, client *kgo.Client, limit int, process func([]*kg
 	}
 	return nil
 }
+
+// You have seen what kotel does, and what it leaves to you. Next: brokers/README.md, how to add this to your own
+// program.

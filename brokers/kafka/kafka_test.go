@@ -167,6 +167,31 @@ func TestTrapAHeaderThatIsAppendedIsNotRead(t *testing.T) {
 	}
 }
 
+// A worker processes a record and dies before it commits. The next worker's span is in the same trace, and links to the
+// same producer.
+func TestARecordThatComesAgainLinksToTheSameProducer(t *testing.T) {
+	client, _ := connect(t)
+	if err := Publish(t.Context(), client(Traced()), "make donuts"); err != nil {
+		t.Fatal(err)
+	}
+	dying := client(append(Consumer(), Traced())...)
+	record := fetch(t, dying)
+	process(record.Context, []*kgo.Record{record}, func(context.Context) error { return nil })
+	dying.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	next := client(append(Consumer(), Traced())...)
+	if err := Receive(ctx, next, func(context.Context, string) error { cancel(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	publish := brokertest.Named(t, "work publish", 1)[0].SpanContext()
+	for _, span := range brokertest.Named(t, "process work", 2) {
+		brokertest.LinksTo(t, span, publish)
+		if span.SpanContext().TraceID() != publish.TraceID() || brokertest.Attribute(span, "messaging.kafka.offset") != "0" {
+			t.Errorf("the span is in the trace %v with %v", span.SpanContext().TraceID(), span.Attributes())
+		}
+	}
+}
+
 // Three traces, and one span for all of their records.
 func TestABatchLinksToEachProducer(t *testing.T) {
 	client, _ := connect(t)

@@ -37,6 +37,7 @@ var tracer = otel.Tracer("otel-demo/brokers/nats")
 // language doesn't find here, and it would not find the traceparent that the other program sends.
 type carrier nats.Header
 
+// Keys is for propagators that look for a prefix, such as ottrace. The W3C's only get and set.
 func (c carrier) Get(key string) string { return nats.Header(c).Get(key) }
 func (c carrier) Set(key, value string) { nats.Header(c).Set(key, value) }
 func (c carrier) Keys() []string        { return slices.Collect(maps.Keys(c)) }
@@ -54,14 +55,16 @@ func attributes(operation string, operationType attribute.KeyValue, body []byte)
 	)
 }
 
-// Publish sends a task to one of the workers. It returns nil once the NATS server has the message.
+// Publish sends a task to one of the workers. It returns nil once the NATS server has the message. Where no worker
+// listens, the server drops it without an error: in Jaeger the trace then ends with `publish work`.
 func Publish(ctx context.Context, conn *nats.Conn, task string) error {
 	message := nats.NewMsg(subject) // in &nats.Msg{} the headers are nil, and Inject would panic
 	message.Data = []byte(task)
 	ctx, span := tracer.Start(ctx, "publish "+subject, trace.WithSpanKind(trace.SpanKindProducer),
 		attributes("publish", semconv.MessagingOperationTypeSend, message.Data))
 	defer span.End()
-	// This ctx is the one that Start returned: the headers name the span `publish work`, not the one around it.
+	// Mind that this ctx is the one that Start returned. With the caller's, the worker's span would be a child of the
+	// span around this one, and the link would lead there too.
 	otel.GetTextMapPropagator().Inject(ctx, carrier(message.Header))
 
 	if err := conn.PublishMsg(message); err != nil {
@@ -114,16 +117,20 @@ func Receive(ctx context.Context, conn *nats.Conn, handle Handler) error {
 	}
 }
 
-// process is the other end of Publish. Extract accepts nil headers: the span then starts a new trace. Note that ctx is
-// not Receive's, which ends on SIGTERM: what has been received is finished.
+// process is the other end of Publish. Extract takes the trace context and the baggage from the headers. Where they are
+// missing or broken, the span starts a new trace: a message without a context is still a message. The context is not
+// Receive's, which ends on SIGTERM: what has been received is finished.
 func process(message *nats.Msg, handle Handler) {
 	ctx := otel.GetTextMapPropagator().Extract(context.Background(), carrier(message.Header))
 	ctx, span := tracer.Start(ctx, "process "+subject, trace.WithSpanKind(trace.SpanKindConsumer),
 		attributes("process", semconv.MessagingOperationTypeProcess, message.Data),
 		trace.WithAttributes(semconv.MessagingConsumerGroupName(group)),
+		// The producer's span is the parent and is linked to as well, as the conventions ask. If you make this span the
+		// root of a trace of its own (trace.WithNewRoot), the link is what still leads to the producer.
 		trace.WithLinks(trace.LinkFromContext(ctx)))
 	defer span.End()
-	// A panic becomes an error, and an event that has the stack. The other messages are processed all the same.
+	// A panic becomes an error, and an event that has the stack. It must not end the work on the other messages, and a
+	// span that just ends while the program panics has no error.
 	defer func() {
 		if reason := recover(); reason != nil {
 			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
@@ -143,3 +150,5 @@ func process(message *nats.Msg, handle Handler) {
 // What about JetStream? It keeps messages, and delivers one again that isn't acknowledged in time. The headers stay
 // as they were, so the second delivery's span links to the same producer. Acknowledge inside process, after handle,
 // and put Metadata().NumDelivered on the span: you then see which delivery it was.
+
+// Next: brokers/README.md, how to add this to your own program.

@@ -119,6 +119,31 @@ func TestTrapPublishOnlyBuffers(t *testing.T) {
 	}
 }
 
+func TestTrapAMessageWithoutAWorkerIsDropped(t *testing.T) {
+	conn, _ := connect(t)
+	if err := Publish(t.Context(), conn, "make donuts"); err != nil {
+		t.Errorf("without a worker, Publish returns %v: this is no trap any more", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		done <- Receive(ctx, conn, func(_ context.Context, task string) error {
+			if task == "make donuts" {
+				t.Error("the message has waited for the worker: this is no trap any more")
+			}
+			cancel()
+			return nil
+		})
+	}()
+	brokertest.Eventually(t, "listener", func() bool { return conn.NumSubscriptions() > 0 })
+	if err := Publish(t.Context(), conn, "make coffee"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // Two messages, each of whose handlers waits for the other to begin.
 func TestTrapCallbacksRunOneAtATime(t *testing.T) {
 	conn, _ := connect(t)

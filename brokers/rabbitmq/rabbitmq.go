@@ -23,19 +23,19 @@ import (
 	"otel-demo/pkg"
 )
 
-const (
-	queue = "work"
-	dead  = "work.dead" // for messages that could not be processed, until somebody looks at them
+// The dead letters are messages that could not be processed. They wait for somebody to look at them.
+const queue, dead = "work", "work.dead"
+
+var (
+	tracer     = otel.Tracer("otel-demo/brokers/rabbitmq")
+	errNotText = pkg.Error{Type: "decode", Text: "want UTF-8"} // the type becomes the attribute error.type
 )
-
-var errNotText = pkg.Error{Type: "decode", Text: "want UTF-8"}
-
-var tracer = otel.Tracer("otel-demo/brokers/rabbitmq")
 
 // carrier lets a propagator write the headers of a message and read them. An amqp.Table is a map[string]any, and other
 // programs put numbers, lists and nil in it: c[key].(string) without the second result would panic on their messages.
 type carrier amqp.Table
 
+// Keys is for propagators that look for a prefix, such as ottrace. The W3C's only get and set.
 func (c carrier) Get(key string) string { value, _ := c[key].(string); return value }
 func (c carrier) Set(key, value string) { c[key] = value }
 func (c carrier) Keys() []string        { return slices.Collect(maps.Keys(c)) }
@@ -52,14 +52,15 @@ func Declare(channel *amqp.Channel) error {
 	return errors.Join(err1, err2)
 }
 
-// attributes describe a message by OpenTelemetry's messaging conventions.
-func attributes(operation string, operationType attribute.KeyValue, key string, body []byte) trace.SpanStartEventOption {
+// attributes describe a message by OpenTelemetry's messaging conventions. The name of the destination is made of
+// exchange, routing key and queue, each only once: here the exchange has no name, and the others are the same.
+func attributes(operation string, kind attribute.KeyValue, key string, body []byte) trace.SpanStartEventOption {
 	return trace.WithAttributes(
 		semconv.MessagingSystemRabbitMQ,
 		semconv.MessagingDestinationName(queue),
 		semconv.MessagingRabbitMQDestinationRoutingKey(key),
 		semconv.MessagingOperationName(operation),
-		operationType,
+		kind,
 		semconv.MessagingMessageBodySize(len(body)),
 		semconv.ServicePeerName("rabbitmq"), // puts RabbitMQ on Zipkin's map
 	)
@@ -71,10 +72,14 @@ func Publish(ctx context.Context, channel *amqp.Channel, task string) error {
 	ctx, span := tracer.Start(ctx, "publish "+queue, trace.WithSpanKind(trace.SpanKindProducer),
 		attributes("publish", semconv.MessagingOperationTypeSend, queue, []byte(task)))
 	defer span.End()
-	headers := amqp.Table{} // in amqp.Publishing{} the headers are nil, and Inject would panic
+	// In amqp.Publishing{} the headers are nil, and Inject would panic. Mind that this ctx is the one that Start
+	// returned. With the caller's, the worker's span would be a child of the span around this one, and the link would
+	// lead there too.
+	headers := amqp.Table{}
 	otel.GetTextMapPropagator().Inject(ctx, carrier(headers))
 
-	// The first "" is the default exchange. It takes the routing key for the name of a queue.
+	// The "" is the default exchange, which takes the routing key for the name of a queue. RabbitMQ confirms a message
+	// for which there is no queue, and drops it. If that can happen, set the flag mandatory and listen to NotifyReturn.
 	confirmation, err := channel.PublishWithDeferredConfirmWithContext(ctx, "", queue, false, false,
 		amqp.Publishing{Headers: headers, DeliveryMode: amqp.Persistent, Body: []byte(task)})
 	if err != nil {
@@ -90,11 +95,13 @@ func Publish(ctx context.Context, channel *amqp.Channel, task string) error {
 	return nil
 }
 
-// Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
+// Handler works on one task. The span `process work` is in ctx, and so is the baggage. An error makes that span an
+// error.
 type Handler func(ctx context.Context, task string) error
 
 // Receive hands each message to handle, one at a time, until ctx is done. Then it finishes what has been delivered:
-// RabbitMQ delivers up to 10 messages in advance.
+// RabbitMQ delivers up to 10 messages in advance. While they wait in this process, no span runs: in Jaeger you see the
+// time as a gap before `process work`.
 func Receive(ctx context.Context, channel *amqp.Channel, handle Handler) error {
 	if err := channel.Qos(10, 0, false); err != nil {
 		return fmt.Errorf("limit deliveries: %w", err)
@@ -127,6 +134,8 @@ func process(delivery amqp.Delivery, handle Handler) error {
 		trace.WithAttributes(
 			semconv.MessagingRabbitMQMessageDeliveryTag(int(delivery.DeliveryTag)),
 			attribute.Int64("work.delivery_count", failed+1)),
+		// The producer's span is the parent and is linked to as well, as the conventions ask. If a message waits for
+		// hours, make this span the root of a new trace (trace.WithNewRoot): the link still leads to the producer.
 		trace.WithLinks(trace.LinkFromContext(ctx)))
 	defer span.End()
 
@@ -135,11 +144,13 @@ func process(delivery amqp.Delivery, handle Handler) error {
 		return delivery.Ack(false)
 	}
 	slog.ErrorContext(ctx, "process message", "error", pkg.Fail(span, err))
-	// Again, until the queue's limit. A message that can't be decoded goes to the dead letters at once.
+	// With requeue, RabbitMQ delivers the message again, until the queue's limit. What can't be decoded now can't be
+	// decoded later: without requeue it goes to the dead letters at once.
 	return delivery.Nack(false, !errors.Is(err, errNotText))
 }
 
-// run calls handle. A panic becomes an error, and an event that has the stack.
+// run calls handle. A panic becomes an error, and an event that has the stack. It must not end the work on the other
+// messages, and a span that just ends while the program panics has no error.
 func run(ctx context.Context, body []byte, handle Handler) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
@@ -152,3 +163,5 @@ func run(ctx context.Context, body []byte, handle Handler) (err error) {
 	}
 	return handle(ctx, string(body))
 }
+
+// Next: brokers/README.md, how to add this to your own program.

@@ -183,6 +183,22 @@ func TestTrapPublishOnlyBuffers(t *testing.T) {
 	}
 }
 
+// RabbitMQ confirms what it drops, as there is no queue for it.
+func TestTrapAMessageWithoutAQueueIsConfirmed(t *testing.T) {
+	_, channel := connect(t)
+	if _, err := channel.QueueDelete(queue, false, false, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := Publish(t.Context(), channel, "make donuts"); err != nil {
+		t.Errorf("Publish returns %v: this is no trap any more", err)
+	}
+	returned := channel.NotifyReturn(make(chan amqp.Return, 1))
+	if err := channel.PublishWithContext(t.Context(), "", queue, true, false, amqp.Publishing{}); err != nil {
+		t.Fatal(err)
+	}
+	brokertest.Eventually(t, "return of a mandatory message", func() bool { return len(returned) == 1 })
+}
+
 // A message whose handler always fails is delivered three times, and goes to the dead letters. All of its spans are in
 // the trace in which it was published, and link to the same span. So do the headers of the dead letter.
 func TestEachDeliveryLinksToTheProducer(t *testing.T) {

@@ -36,6 +36,22 @@ func (w Worker) read(limit int64) ([]redis.XMessage, error) {
 	return streams[0].Messages, nil
 }
 
+// next returns entries that a worker has left, and then new ones.
+func (w Worker) next() ([]redis.XMessage, error) {
+	claimed, err1 := w.claim()
+	fresh, err2 := w.read(10)
+	return append(claimed, fresh...), errors.Join(err1, err2)
+}
+
+// acknowledge tells Redis that the group is done with these entries.
+func (w Worker) acknowledge(entries []redis.XMessage) error {
+	var ids []string
+	for _, entry := range entries {
+		ids = append(ids, entry.ID)
+	}
+	return w.Client.XAck(context.Background(), stream, group, ids...).Err()
+}
+
 // claim takes over entries that a worker has had for longer than w.Idle, this worker included. One that has been
 // delivered three times is given up: it stays in the stream, for you to look at, but is nobody's work any more.
 func (w Worker) claim() ([]redis.XMessage, error) {

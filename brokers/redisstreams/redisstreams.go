@@ -24,6 +24,7 @@ import (
 	"otel-demo/pkg"
 )
 
+// Each entry of the stream goes to one member of the consumer group.
 const stream, group = "work", "workers"
 
 var tracer = otel.Tracer("otel-demo/brokers/redisstreams")
@@ -32,6 +33,7 @@ var tracer = otel.Tracer("otel-demo/brokers/redisstreams")
 // another language reads the same keys.
 type carrier map[string]any
 
+// Keys is for propagators that look for a prefix, such as ottrace. The W3C's only get and set.
 func (c carrier) Get(key string) string { value, _ := c[key].(string); return value }
 func (c carrier) Set(key, value string) { c[key] = value }
 func (c carrier) Keys() []string        { return slices.Collect(maps.Keys(c)) }
@@ -52,7 +54,8 @@ func Publish(ctx context.Context, client *redis.Client, task string) error {
 		attributes("publish", semconv.MessagingOperationTypeSend))
 	defer span.End()
 	fields := map[string]any{"task": task}
-	// This ctx is the one that Start returned: the fields name the span `publish work`, not the one around it.
+	// Mind that this ctx is the one that Start returned. With the caller's, the worker's span would be a child of the
+	// span around this one, and the link would lead there too.
 	otel.GetTextMapPropagator().Inject(ctx, carrier(fields))
 	id, err := client.XAdd(ctx, &redis.XAddArgs{Stream: stream, MaxLen: 10_000, Approx: true, Values: fields}).Result()
 	if err != nil {
@@ -75,22 +78,21 @@ type Handler func(ctx context.Context, task string) error
 // Receive hands each entry to handle, one at a time, until ctx is done. Then it finishes what it has read.
 func (w Worker) Receive(ctx context.Context, handle Handler) error {
 	for ctx.Err() == nil {
-		// First come the entries that a worker has read but not acknowledged, since it died or failed. Without this
-		// call they would wait forever: a group gives each entry to one worker, and to no other by itself.
-		claimed, err1 := w.claim()
-		fresh, err2 := w.read(10)
-		for _, entry := range append(claimed, fresh...) {
-			// The parent is the producer's span, which makes one trace of publish and process.
-			err := w.process(extract(entry), []redis.XMessage{entry}, func(ctx context.Context) error {
+		// These are new entries, and those that a worker has read but not acknowledged, since it died or failed. A
+		// group never gives them to another worker by itself: without XAUTOCLAIM they would wait forever.
+		entries, err := w.next()
+		for _, entry := range entries {
+			// The parent is the producer's span. Where the fields are missing or broken it is none, and the next span
+			// starts a new trace: an entry without a context is still an entry.
+			err = errors.Join(err, w.process(extract(entry), []redis.XMessage{entry}, func(ctx context.Context) error {
 				task, ok := entry.Values["task"].(string)
 				if !ok {
 					return pkg.Error{Type: "decode", Text: `want a field "task"`}
 				}
 				return handle(ctx, task)
-			})
-			err2 = errors.Join(err2, err)
+			}))
 		}
-		if err := errors.Join(err1, err2); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -99,7 +101,8 @@ func (w Worker) Receive(ctx context.Context, handle Handler) error {
 
 // ReceiveBatch reads up to 100 entries and hands them to handle, in one span. Each comes from a trace of its own, and
 // a span has only one parent. So this span starts a new trace and has a link to each producer: in Jaeger, click on
-// the span and open "References". A span for each entry, as above, costs more and tells more.
+// the span and open "References". A span for each entry, as above, costs more and tells more. Prefer one for all where
+// the work is done for all at once, such as a bulk insert.
 func (w Worker) ReceiveBatch(handle func(context.Context, []redis.XMessage) error) error {
 	entries, err := w.read(100)
 	if err != nil || len(entries) == 0 {
@@ -116,11 +119,9 @@ func extract(entry redis.XMessage) context.Context {
 // process makes one span for one or more entries, and acknowledges them unless handle fails. An entry that comes again
 // has the fields of the first time. So each delivery has a span of its own, and all link to the same producer.
 func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle func(context.Context) error) error {
-	var ids []string
 	var links []trace.Link
 	var details []attribute.KeyValue
 	for _, entry := range entries {
-		ids = append(ids, entry.ID)
 		// The conventions have no attributes for Redis's delivery count, nor for how long an entry waited in the
 		// stream. These names are our own. They don't begin with messaging., which belongs to the conventions.
 		details = []attribute.KeyValue{semconv.MessagingMessageID(entry.ID),
@@ -130,11 +131,13 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 			links = append(links, link) // without this check, an entry without headers would link to nowhere
 		}
 	}
+	// A link is there for a single entry too, beside the parent: that is what the conventions ask for.
 	ctx, span := tracer.Start(ctx, "process "+stream, trace.WithSpanKind(trace.SpanKindConsumer),
 		trace.WithLinks(links...), attributes("process", semconv.MessagingOperationTypeProcess,
 			semconv.MessagingConsumerGroupName(group), semconv.MessagingClientID(w.Name)))
 	defer span.End()
-	// What is true of one entry belongs on its link, and on the span only if there is one entry.
+	// What is true of one entry belongs on its link, and on the span only if there is one entry: then you can search
+	// for it, such as work.delivery_count=2 for what has come again.
 	if len(entries) == 1 {
 		span.SetAttributes(details...)
 	} else {
@@ -144,10 +147,11 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 		slog.ErrorContext(ctx, "process entry", "error", pkg.Fail(span, err))
 		return nil // the entry stays pending, and comes again after w.Idle
 	}
-	return w.Client.XAck(ctx, stream, group, ids...).Err()
+	return w.acknowledge(entries)
 }
 
-// run calls handle. A panic becomes an error, and an event that has the stack.
+// run calls handle. A panic becomes an error, and an event that has the stack. It must not end the work on the other
+// entries, and a span that just ends while the program panics has no error.
 func run(ctx context.Context, handle func(context.Context) error) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
@@ -157,3 +161,5 @@ func run(ctx context.Context, handle func(context.Context) error) (err error) {
 	}()
 	return handle(ctx)
 }
+
+// Next: brokers/README.md, how to add this to your own program.
