@@ -49,7 +49,8 @@ func run(ctx context.Context) error {
 			if err := checkAgent(); err != nil {
 				return err
 			}
-			shutdown, err := pkg.StartTracing(ctx, d.name, pkg.NewBatcher)
+			// Not the broker's own name, which Zipkin's map has for the broker.
+			shutdown, err := pkg.StartTracing(ctx, d.name+"-demo", pkg.NewBatcher)
 			if err != nil {
 				return err
 			}
