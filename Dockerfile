@@ -1,4 +1,4 @@
-# One file for the three programs: `docker build --build-arg CMD=server .`
+# One file for the three programs: `docker build --build-arg CMD=server --build-arg VERSION=1.2.3 .`
 
 FROM golang:1.26 AS build
 WORKDIR /src
@@ -6,9 +6,11 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
+# VERSION becomes the resource attribute service.version of every span.
+ARG VERSION=dev
 # All three at once, and CMD only below: so this stage is the same for all, and is built once.
 # grpcnotrace leaves out gRPC's own debug pages, a third of the binary.
-RUN CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags "-s -w" -o /out/ ./cmd/...
+RUN CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags "-s -w -X otel-demo/pkg.version=${VERSION}" -o /out/ ./cmd/...
 
 # No shell, no package manager, no root.
 FROM gcr.io/distroless/static-debian13:nonroot

@@ -49,6 +49,10 @@ func breaches(service types.ServiceConfig, dockerfile string) map[string]string 
 	check(service.MemLimit > 0 || service.Deploy != nil && service.Deploy.Resources.Limits != nil && service.Deploy.Resources.Limits.MemoryBytes > 0,
 		"memory limit", "")
 
+	// The client makes its requests and ends; a service whose command is `true` has ended already.
+	ends := service.Name == "client" || slices.Equal(service.Command, []string{"true"})
+	check(ends == (service.Restart == ""), "restarts if it dies", service.Restart)
+
 	if service.Build == nil {
 		check(hasVersion(service.Image), "an image of one version", service.Image)
 	}
@@ -137,6 +141,7 @@ func TestComposePolicyFindsEachBreach(t *testing.T) {
 			s.Volumes = []types.ServiceVolumeConfig{{Type: "bind", Source: "/var/run/docker.sock", ReadOnly: true}}
 		},
 		"memory limit":            func(s *types.ServiceConfig) { s.MemLimit = 0 },
+		"restarts if it dies":     func(s *types.ServiceConfig) { s.Restart = "" },
 		"an image of one version": func(s *types.ServiceConfig) { s.Image = "redis:latest" },
 		"no secret":               func(s *types.ServiceConfig) { s.Environment = types.MappingWithEquals{"DB_PASSWORD": &password} },
 	} {

@@ -14,7 +14,7 @@ import (
 func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 	for _, test := range []struct{ overlay, want string }{
 		{`services: {worker: {sysctls: {a: b}}}`, "services.worker.sysctls.a: the runner can't serve this setting for a program"},
-		{`services: {worker: {restart: always}}`, "services.worker.restart"},
+		{`services: {worker: {tty: true}}`, "services.worker.tty"},
 		{`services: {worker: {cap_add: [NET_ADMIN]}}`, "services.worker.cap_add"},
 		{`services: {worker: {privileged: true}}`, "services.worker.privileged"},
 		{`services: {worker: {entrypoint: [sh]}}`, "services.worker.entrypoint"},
@@ -42,8 +42,8 @@ func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 			`services.client.environment.SERVER_URL: "http://sever:8080/hello": no service is named sever; the services are client,`},
 		{`services: {otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=exporters.zipkin.endpoint=http://zipkn:9411"]}}`,
 			"no service is named zipkn"},
-		{`services: {otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=exporters.otlp_grpc/jaeger.endpoint=jaeger:4318"]}}`,
-			"jaeger:4318: the runner's jaeger has no such port"},
+		{`services: {otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=exporters.otlp_http/jaeger.endpoint=http://jaeger:4319"]}}`,
+			"jaeger:4319: the runner's jaeger has no such port"},
 	} {
 		files := []string{composeFile, overlay(t, test.overlay)}
 		d, err := Start(t.Context(), Options{Root: projectRoot(t), Files: files, FreePorts: true})

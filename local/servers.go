@@ -41,7 +41,7 @@ func (d *Demo) planServer(s *service) error {
 	var ports []int
 	switch s.kind {
 	case jaeger:
-		ports = []int{4317, 16686}
+		ports = []int{4317, 4318, 16686}
 		open = func() (func(), error) { return d.openJaeger(s) }
 	case zipkin:
 		ports = []int{9411}
@@ -96,14 +96,20 @@ func (d *Demo) dial(p port) error {
 	return conn.Close()
 }
 
-// openJaeger opens what the demo uses of Jaeger: OTLP over gRPC, and the pages.
+// openJaeger opens what the demo uses of Jaeger: OTLP over gRPC and over HTTP, and the pages.
 func (d *Demo) openJaeger(s *service) (func(), error) {
 	closePages, err := openHTTP(d.addresses.of[port{s.Name, 0, 16686}], d.backend.JaegerHandler())
 	if err != nil {
 		return nil, err
 	}
+	closeOTLP, err := openHTTP(d.addresses.of[port{s.Name, 0, 4318}], d.backend.OTLPHandler())
+	if err != nil {
+		closePages()
+		return nil, err
+	}
 	listener, err := net.Listen("tcp", d.addresses.of[port{s.Name, 0, 4317}])
 	if err != nil {
+		closeOTLP()
 		closePages()
 		return nil, err
 	}
@@ -116,6 +122,7 @@ func (d *Demo) openJaeger(s *service) (func(), error) {
 	return func() {
 		otlp.Stop()
 		<-done
+		closeOTLP()
 		closePages()
 	}, nil
 }

@@ -31,6 +31,7 @@ var images = map[string]kind{
 	"redis":                                redis,
 	"jaegertracing/jaeger":                 jaeger,
 	"openzipkin/zipkin":                    zipkin,
+	"openzipkin/zipkin-slim":               zipkin,
 	"prom/prometheus":                      prometheus,
 }
 
@@ -56,17 +57,18 @@ var leftAside = []string{
 	"blkio_config", "cap_drop", "cpus", "cpu_count", "cpu_percent", "cpu_period", "cpu_quota", "cpu_rt_period",
 	"cpu_rt_runtime", "cpu_shares", "cpuset", "deploy.resources", "expose", "init", "logging", "mem_limit",
 	"mem_reservation", "mem_swappiness", "memswap_limit", "pids_limit", "read_only", "security_opt", "ulimits", "user",
+	"restart",          // the runner stops instead, and names what died
 	"networks.default", // every service of a file is in it
 }
 
 // served are the settings that the runner does what they say, for each kind of service. A setting covers all below it.
 var served = map[kind][]string{
-	program: {"build.context", "build.dockerfile", "build.args.CMD", "command", "environment", "env_file", "healthcheck",
+	program: {"build.context", "build.dockerfile", "build.args.CMD", "build.args.VERSION", "command", "environment", "env_file", "healthcheck",
 		"ports", "tmpfs"},
 	collector:  {"image", "command", "environment", "env_file", "ports", "volumes", "tmpfs"},
 	redis:      {"image", "command", "healthcheck", "ports", "tmpfs"},
 	jaeger:     {"image", "command", "environment.OTEL_TRACES_SAMPLER", "healthcheck", "ports", "tmpfs"},
-	zipkin:     {"image", "environment.MEM_MAX_SPANS", "healthcheck", "ports", "tmpfs"},
+	zipkin:     {"image", "environment.MEM_MAX_SPANS", "environment.JAVA_OPTS", "healthcheck", "ports", "tmpfs"},
 	prometheus: {"image", "command", "ports", "volumes", "tmpfs"},
 	nothing:    {"image", "command", "volumes"},
 }

@@ -19,8 +19,9 @@ func TestOverlays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	yaml := strings.Replace(string(config), "sending_queue: {batch: {}}", "sending_queue: {batch: {}, storage: file_storage}", 1)
-	yaml = strings.Replace(yaml, "\nservice:\n", "\nextensions: {file_storage: {directory: /var/lib/storage}}\nservice:\n  extensions: [file_storage]\n", 1)
+	yaml := strings.Replace(string(config), "sending_queue:\n", "sending_queue:\n      storage: file_storage\n", 1)
+	yaml = strings.Replace(yaml, "\nextensions:\n", "\nextensions:\n  file_storage: {directory: /var/lib/storage}\n", 1)
+	yaml = strings.Replace(yaml, "extensions: [health_check]", "extensions: [health_check, file_storage]", 1)
 	agent := filepath.Join(t.TempDir(), "agent.yaml")
 	scrape := filepath.Join(t.TempDir(), "prometheus.yml")
 	for file, content := range map[string]string{agent: yaml, scrape: `scrape_configs: [{job_name: a, static_configs: [{targets: ["otel-agent:8888"]}]}]`} {

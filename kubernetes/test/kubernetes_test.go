@@ -14,6 +14,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,6 +38,7 @@ type demo struct {
 	services  map[string]*corev1.Service
 	configs   map[string]*corev1.ConfigMap
 	namespace *corev1.Namespace
+	policies  []*networkingv1.NetworkPolicy
 }
 
 // render does what `kubectl kustomize .` does. Each object must be one that the API knows, and have no field that it
@@ -48,13 +50,14 @@ func render(t *testing.T) demo {
 		t.Fatal(err)
 	}
 	scheme := runtime.NewScheme()
-	known := runtime.NewSchemeBuilder(corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, policyv1.AddToScheme)
+	known := runtime.NewSchemeBuilder(corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, policyv1.AddToScheme,
+		networkingv1.AddToScheme)
 	if err := known.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
 	strict := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
 	d := demo{map[string]metav1.Object{}, map[string]corev1.PodTemplateSpec{}, map[string]*metav1.LabelSelector{}, map[string]*corev1.Service{},
-		map[string]*corev1.ConfigMap{}, nil}
+		map[string]*corev1.ConfigMap{}, nil, nil}
 	for _, resource := range rendered.Resources() {
 		text, err := resource.AsYAML()
 		if err != nil {
@@ -82,6 +85,8 @@ func render(t *testing.T) demo {
 			d.configs[name] = o
 		case *corev1.Namespace:
 			d.namespace = o
+		case *networkingv1.NetworkPolicy:
+			d.policies = append(d.policies, o)
 		default:
 			t.Errorf("%s: a kind that these tests don't know", resource.CurId())
 		}
@@ -174,17 +179,81 @@ func TestProbesAskForTheirOwnPodOnly(t *testing.T) {
 			}
 			continue
 		}
-		if ready == nil || live == nil || live.TCPSocket == nil {
-			t.Errorf("%s lacks a probe, or is ended for more than that nobody listens", name)
+		if ready == nil || live == nil {
+			t.Errorf("%s lacks a probe", name)
 			continue
 		}
-		listens := func(p corev1.ContainerPort) bool { return p.ContainerPort == live.TCPSocket.Port.IntVal }
-		if !slices.ContainsFunc(container.Ports, listens) {
-			t.Errorf("%s: the probe asks port %v, which is none of its own", name, live.TCPSocket.Port.IntVal)
+		collector := name == "otel-agent" || name == "otel-collector"
+		asked := live.TCPSocket
+		if collector {
+			if live.HTTPGet == nil || ready.HTTPGet == nil || ready.HTTPGet.Port != live.HTTPGet.Port {
+				t.Errorf("%s is not asked by its health_check extension", name)
+				continue
+			}
+			asked = &corev1.TCPSocketAction{Port: live.HTTPGet.Port}
 		}
-		// The server's own check asks for the worker, and the collectors have none.
-		if backend := name == "redis" || name == "jaeger" || name == "zipkin"; !backend && ready.TCPSocket == nil {
+		if asked == nil {
+			t.Errorf("%s is ended for more than that nobody listens", name)
+			continue
+		}
+		listens := func(p corev1.ContainerPort) bool { return p.ContainerPort == asked.Port.IntVal }
+		if !slices.ContainsFunc(container.Ports, listens) {
+			t.Errorf("%s: the probe asks port %v, which is none of its own", name, asked.Port.IntVal)
+		}
+		// The server's own check asks for the worker.
+		if name == "server" && ready.TCPSocket == nil {
 			t.Errorf("%s asks in its readiness probe for more than that it listens", name)
+		}
+	}
+}
+
+// reach says whether a pod of the namespace, by its app, can connect to a port of another, if policies are enforced. A
+// pod that no policy selects takes everything.
+func (d demo) reach(t *testing.T, from, to string, port int32) bool {
+	t.Helper()
+	matches := func(selector *metav1.LabelSelector, app string) bool {
+		s, err := metav1.LabelSelectorAsSelector(selector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Matches(labels.Set{"app": app})
+	}
+	selected := false
+	for _, policy := range d.policies {
+		if !matches(&policy.Spec.PodSelector, to) {
+			continue
+		}
+		selected = true
+		for _, rule := range policy.Spec.Ingress {
+			ok := len(rule.Ports) == 0 || slices.ContainsFunc(rule.Ports, func(p networkingv1.NetworkPolicyPort) bool { return p.Port.IntVal == port })
+			peer := len(rule.From) == 0 || slices.ContainsFunc(rule.From, func(p networkingv1.NetworkPolicyPeer) bool {
+				return from != "" && p.NamespaceSelector == nil && p.PodSelector != nil && matches(p.PodSelector, from)
+			})
+			if ok && peer {
+				return true
+			}
+		}
+	}
+	return !selected
+}
+
+// The cluster at hand may not enforce policies, so this reads them.
+func TestPoliciesLetInOnlyWhatIsNeeded(t *testing.T) {
+	d := render(t)
+	const outside = "" // another namespace
+	for _, test := range []struct {
+		from, to string
+		port     int32
+		want     bool
+	}{
+		{"server", "redis", 6379, true}, {"worker", "redis", 6379, true}, {"client", "redis", 6379, false}, {outside, "redis", 6379, false},
+		{"client", "otel-agent", 4317, true}, {"server", "otel-agent", 4317, true}, {"worker", "otel-agent", 4317, true},
+		{outside, "otel-agent", 4317, false}, {"otel-agent", "otel-collector", 4318, true}, {outside, "otel-collector", 4318, false},
+		{"otel-collector", "jaeger", 4318, true}, {outside, "jaeger", 4318, false}, {outside, "jaeger", 16686, true},
+		{"otel-collector", "zipkin", 9411, true}, {outside, "zipkin", 9411, false}, {outside, "server", 8080, true},
+	} {
+		if got := d.reach(t, test.from, test.to, test.port); got != test.want {
+			t.Errorf("%q reaches %s:%d: %v, want %v", test.from, test.to, test.port, got, test.want)
 		}
 	}
 }
@@ -230,14 +299,12 @@ func TestIsTheComposeFile(t *testing.T) {
 			t.Errorf("%s: command replaces the image's entrypoint; compose's command is args here", name)
 		}
 		args := container.Args
-		if name == "otel-collector" { // the one thing that only a cluster needs
-			args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool {
-				return strings.Contains(arg, ".max_connection_age=")
-			})
+		if name == "otel-agent" { // the one thing that only a cluster needs
+			args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return strings.Contains(arg, ".disable_keep_alives=") })
 		}
 		equal(t, name, "args", strings.Join(args, "\n"), strings.Join(service.Command, "\n"))
 		equal(t, name, "environment", environment(t, name, container), service.Environment)
-		limit := resource.MustParse(strings.ToUpper(service.MemLimit) + "i")
+		limit := resource.MustParse(strings.ToUpper(service.MemLimit) + "i") // 1g is 1Gi
 		equal(t, name, "memory limit", container.Resources.Limits.Memory().Value(), limit.Value())
 		equal(t, name, "memory request", container.Resources.Requests.Memory().Value(), limit.Value())
 		if container.Resources.Requests.Cpu().IsZero() {
@@ -290,12 +357,13 @@ func environment(t *testing.T, name string, container corev1.Container) map[stri
 		if variable.Name == "OTEL_RESOURCE_ATTRIBUTES" {
 			field := func(reference string) string { return fields[reference] }
 			where := regexp.MustCompile(`\$\(\w+\)`).ReplaceAllStringFunc(variable.Value, field)
-			equal(t, name, "where it runs", where,
-				"k8s.namespace.name=metadata.namespace,k8s.pod.name=metadata.name,k8s.node.name=spec.nodeName")
+			equal(t, name, "where it runs", where, "k8s.namespace.name=metadata.namespace,k8s.pod.name=metadata.name,"+
+				"k8s.pod.uid=metadata.uid,k8s.container.name=metadata.labels['app'],k8s.node.name=spec.nodeName")
+			equal(t, name, "the label app", name, container.Name)
 			delete(all, variable.Name)
 		}
 	}
-	if traced := slices.Contains([]string{"client", "server", "worker"}, name); traced != (len(fields) == 3) {
+	if traced := slices.Contains([]string{"client", "server", "worker"}, name); traced != (len(fields) == 5) {
 		t.Errorf("%s knows of where it runs: %v", name, fields)
 	}
 	return all
@@ -344,7 +412,9 @@ func TestEachAddressIsAService(t *testing.T) {
 		for file, content := range config.Data {
 			texts[name] = regexp.MustCompile(`(?m)#.*$`).ReplaceAllString(content, "")
 			for _, own := range regexp.MustCompile(`0\.0\.0\.0:(\d+)`).FindAllStringSubmatch(content, -1) {
-				d.serves(t, file, strings.TrimSuffix(file, "-config.yaml"), own[1])
+				if own[1] != "13133" { // health_check: only probes ask, and they ask the pod
+					d.serves(t, file, strings.TrimSuffix(file, "-config.yaml"), own[1])
+				}
 			}
 		}
 	}
@@ -375,11 +445,11 @@ func TestPodsEndAndMoveSoThatNoSpanIsLost(t *testing.T) {
 		*service.Spec.InternalTrafficPolicy != corev1.ServiceInternalTrafficPolicyLocal {
 		t.Error("the agent's Service leads to other nodes")
 	}
-	if d.services["otel-collector"].Spec.ClusterIP != corev1.ClusterIPNone {
-		t.Error("the collector's Service has an address of its own: each agent would keep to one collector")
+	if d.services["otel-collector"].Spec.ClusterIP == corev1.ClusterIPNone {
+		t.Error("the collector's Service has no address of its own: HTTP takes the first of several")
 	}
-	if args := fmt.Sprint(d.pods["otel-collector"].Spec.Containers[0].Args); !strings.Contains(args, "max_connection_age=30s") {
-		t.Error("a collector keeps its connections: agents would never find a new one")
+	if args := fmt.Sprint(d.pods["otel-agent"].Spec.Containers[0].Args); !strings.Contains(args, "otlp_http.disable_keep_alives=true") {
+		t.Error("an agent keeps its connections: all its spans would go to one collector")
 	}
 	agent := d.objects["daemonset/otel-agent"].(*appsv1.DaemonSet).Spec.UpdateStrategy.RollingUpdate
 	if agent == nil || agent.MaxSurge.String() != "1" || agent.MaxUnavailable.String() != "0" {
@@ -412,7 +482,10 @@ func TestPodsEndAndMoveSoThatNoSpanIsLost(t *testing.T) {
 	// The agent goes on until the server has ended, the collector longer than the agent, and each has time left to send
 	// what it holds.
 	server, agents, collector := ends(d.pods["server"]), ends(d.pods["otel-agent"]), ends(d.pods["otel-collector"])
-	const serverNeeds = 4 + 5 // seconds for its requests and for its last spans, see cmd/server and pkg/tracer.go
+	const serverNeeds = 4 + 4 // seconds for its requests and for its last spans, see pkg/program.go and pkg/tracer.go
+	if worker := ends(d.pods["worker"]); worker.ended < 10 {
+		t.Errorf("the worker's end: %+v", worker)
+	}
 	if server.goesOn < 5 || server.goesOn+serverNeeds >= server.ended {
 		t.Errorf("the server's end: %+v", server)
 	}

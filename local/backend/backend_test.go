@@ -71,7 +71,7 @@ const (
 func request(n, first int) []testSpan {
 	status, queue := map[string]any{"http.response.status_code": 200}, map[string]any{"messaging.destination.name": "work"}
 	route := map[string]any{"http.response.status_code": 200, "http.route": "/hello"}
-	work := map[string]any{"messaging.destination.name": "work", "username": "donuts"}
+	work := map[string]any{"messaging.destination.name": "work", "user.name": "donuts"}
 	at := time.Duration(n) * time.Second
 	return []testSpan{
 		{n, 0, "client", "make request", internal, at, 12 * ms, "", nil, nil},
@@ -107,7 +107,7 @@ client  make request  internal
       server  handle request  internal
         server  publish work  producer  messaging.destination.name=work
           server  publish  client
-          worker  process work  consumer  messaging.destination.name=work  username=donuts  link=publish work
+          worker  process work  consumer  messaging.destination.name=work  user.name=donuts  link=publish work
 
 1 trace
 client  example error  internal  error

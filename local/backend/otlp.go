@@ -1,7 +1,12 @@
 package backend
 
 import (
+	"compress/gzip"
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"time"
 
@@ -24,6 +29,42 @@ func (b *Backend) OTLP() *grpc.Server {
 	)
 	ptraceotlp.RegisterGRPCServer(server, &otlpService{store: b.jaeger})
 	return server
+}
+
+// OTLPHandler takes OTLP over HTTP, as protocol buffers, and fills Jaeger's store too.
+func (b *Backend) OTLPHandler() http.Handler {
+	service := &otlpService{store: b.jaeger}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/traces", func(w http.ResponseWriter, r *http.Request) {
+		body := io.Reader(r.Body)
+		if r.Header.Get("Content-Encoding") == "gzip" {
+			unpacked, err := gzip.NewReader(r.Body)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			body = unpacked
+		}
+		content, err := io.ReadAll(io.LimitReader(body, maxMessage+1))
+		if len(content) > maxMessage {
+			http.Error(w, fmt.Sprintf("want at most %d bytes", maxMessage), http.StatusRequestEntityTooLarge)
+			return
+		}
+		request := ptraceotlp.NewExportRequest()
+		if err = errors.Join(err, request.UnmarshalProto(content)); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		response, err := service.Export(r.Context(), request)
+		content, err2 := response.MarshalProto()
+		if err = errors.Join(err, err2); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-protobuf")
+		_, _ = w.Write(content) // the sender is told nothing then, and sends again
+	})
+	return mux
 }
 
 type otlpService struct {

@@ -124,7 +124,7 @@ func TestTracePage(t *testing.T) {
 			`id="span-0100000000000002" style="--depth:0"`, "make request", `style="--at:0;--length:5.825"`, "12.0 ms",
 			`style="--depth:1"`, "HTTP GET", `<dt>http.response.status_code</dt><dd>200</dd>`,
 			`style="--depth:4"`, "publish work", `style="--depth:5"`, `style="--depth:5"`,
-			"process work", `style="--at:2.913;--length:97.087"`, `<dt>username</dt><dd>donuts</dd>`,
+			"process work", `style="--at:2.913;--length:97.087"`, `<dt>user.name</dt><dd>donuts</dd>`,
 			`<a href="#span-0100000000000006">server publish work</a>`,
 		} {
 			next := strings.Index(body[at:], want)

@@ -15,7 +15,7 @@ import (
 )
 
 // shapeAttributes are the attributes that a shape shows, in this order.
-var shapeAttributes = []string{"http.route", "http.response.status_code", "messaging.destination.name", "username"}
+var shapeAttributes = []string{"http.route", "http.response.status_code", "messaging.destination.name", "user.name"}
 
 // Shape writes what is the same in every run of the demo: which spans there are and how they hang together, without
 // times and ids. Traces of equal shape are one block, with their number in its first line. The block of most traces is

@@ -68,8 +68,8 @@ func TestShapeOfWhatIsNotSimple(t *testing.T) {
 			"1 trace\na  one  internal\n  a  two  internal\na  own  internal\n",
 		},
 		"names that would break the text": {
-			[]testSpan{{1, 0, "a\nb", "\x1b[31mred", ptrace.SpanKindUnspecified, 0, ms, "", map[string]any{"username": "x\u202ey"}, nil}},
-			`1 trace` + "\n" + `a\nb  \x1b[31mred  username=x\u202ey` + "\n",
+			[]testSpan{{1, 0, "a\nb", "\x1b[31mred", ptrace.SpanKindUnspecified, 0, ms, "", map[string]any{"user.name": "x\u202ey"}, nil}},
+			`1 trace` + "\n" + `a\nb  \x1b[31mred  user.name=x\u202ey` + "\n",
 		},
 	} {
 		all := traces(c.spans)
@@ -141,7 +141,7 @@ func TestMatchShowsWhatDiffers(t *testing.T) {
 func TestMatchShowsTheMostSimilarShapeOpposite(t *testing.T) {
 	want := strings.Join([]string{
 		strings.Replace(blockOf(demoShape, "make request"), "donuts", "bagels", 1),
-		"1 trace\nclient  wait for server  internal  username=nobody\n",
+		"1 trace\nclient  wait for server  internal  user.name=nobody\n",
 		"1 trace\nclient  example error  internal\n",
 	}, "\n")
 	err := Match(want, traces(demo()))
@@ -212,5 +212,5 @@ func ExampleShape() {
 	//       server  handle request  internal
 	//         server  publish work  producer  messaging.destination.name=work
 	//           server  publish  client
-	//           worker  process work  consumer  messaging.destination.name=work  username=donuts  link=publish work
+	//           worker  process work  consumer  messaging.destination.name=work  user.name=donuts  link=publish work
 }
