@@ -586,6 +586,12 @@ func TestRecipesOnEngine(t *testing.T) {
 				return
 			case "span-metrics":
 				prometheusHas(t, "127.0.0.1:9090")
+			case "own-program":
+				sendOwnSpans(t, "127.0.0.1:4317", "127.0.0.1:4318", func(id string) error {
+					_, err := fetch("http://127.0.0.1:16686/api/v3/traces/" + id)
+					return err
+				})
+				return
 			}
 			time.Sleep(2 * settled) // for what else may come
 			if err := match(); err != nil {
