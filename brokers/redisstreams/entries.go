@@ -61,19 +61,24 @@ func (w Worker) claim() ([]redis.XMessage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("claim: %w", err)
 	}
+	deliveries := w.deliveries(entries)
 	return slices.DeleteFunc(entries, func(entry redis.XMessage) bool {
-		return w.deliveries(entry) > 3 && w.Client.XAck(ctx, stream, group, entry.ID).Err() == nil
+		return deliveries[entry.ID] > 3 && w.Client.XAck(ctx, stream, group, entry.ID).Err() == nil
 	}), nil
 }
 
-// deliveries returns how often an entry has been delivered.
-func (w Worker) deliveries(entry redis.XMessage) int64 {
-	pending, err := w.Client.XPendingExt(context.Background(), &redis.XPendingExtArgs{
-		Stream: stream, Group: group, Start: entry.ID, End: entry.ID, Count: 1}).Result()
-	if err != nil || len(pending) == 0 {
-		return 1
+// deliveries returns how often each of these entries has been delivered, by its id.
+func (w Worker) deliveries(entries []redis.XMessage) map[string]int64 {
+	if len(entries) == 0 {
+		return nil
 	}
-	return pending[0].RetryCount
+	counts := map[string]int64{}
+	pending, _ := w.Client.XPendingExt(context.Background(), &redis.XPendingExtArgs{Stream: stream, Group: group,
+		Consumer: w.Name, Start: entries[0].ID, End: entries[len(entries)-1].ID, Count: 1000}).Result()
+	for _, entry := range pending {
+		counts[entry.ID] = entry.RetryCount
+	}
+	return counts
 }
 
 // waited returns how long an entry has been in the stream. Its id begins with the time of its arrival, by Redis's

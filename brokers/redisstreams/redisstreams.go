@@ -69,7 +69,7 @@ func Publish(ctx context.Context, client *redis.Client, task string) error {
 type Worker struct {
 	Client *redis.Client
 	Name   string        // each worker needs its own
-	Idle   time.Duration // an entry that a worker has had for so long is taken over: longer than the work takes
+	Idle   time.Duration // what a worker has had for so long is taken over: longer than 20 tasks take
 }
 
 // Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
@@ -117,15 +117,17 @@ func extract(entry redis.XMessage) context.Context {
 }
 
 // process makes one span for one or more entries, and acknowledges them unless handle fails. An entry that comes again
-// has the fields of the first time. So each delivery has a span of its own, and all link to the same producer.
+// has the fields of the first time. So each delivery has a span of its own, and all link to the same producer: in
+// Jaeger you see the tries side by side, in one trace.
 func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle func(context.Context) error) error {
 	var links []trace.Link
 	var details []attribute.KeyValue
+	deliveries := w.deliveries(entries) // a second delivery has the count 2
 	for _, entry := range entries {
 		// The conventions have no attributes for Redis's delivery count, nor for how long an entry waited in the
 		// stream. These names are our own. They don't begin with messaging., which belongs to the conventions.
 		details = []attribute.KeyValue{semconv.MessagingMessageID(entry.ID),
-			attribute.Int64("work.delivery_count", w.deliveries(entry)),
+			attribute.Int64("work.delivery_count", deliveries[entry.ID]),
 			attribute.Int64("work.waited_ms", waited(entry).Milliseconds())}
 		if link := trace.LinkFromContext(extract(entry), details...); link.SpanContext.IsValid() {
 			links = append(links, link) // without this check, an entry without headers would link to nowhere

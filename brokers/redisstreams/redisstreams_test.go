@@ -162,6 +162,9 @@ func TestABatchLinksToEachProducer(t *testing.T) {
 			t.Errorf("the count is %s and the parent %v, want 3 and none", got, span.Parent())
 		}
 		for i, link := range span.Links() {
+			if got := link.Attributes[1].Value.AsInt64(); got != 1 {
+				t.Errorf("link %d has the delivery count %d, want 1", i, got)
+			}
 			if got, want := link.Attributes[0].Value.AsString(), brokertest.Attribute(published[i], "messaging.message.id"); got != want {
 				t.Errorf("link %d has the id %s, want %s", i, got, want)
 			}
