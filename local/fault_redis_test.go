@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	goredis "github.com/redis/go-redis/v9"
 )
 
 // realRedis is a redis-server of the test's own. Its clients need the password.
@@ -140,6 +143,100 @@ func TestRedisRestarts(t *testing.T) {
 			}
 			if spans == 0 {
 				t.Error("no span has arrived")
+			}
+		})
+	}
+}
+
+// redisFault starts the demo on a Redis of its own, and returns a client of that Redis.
+func redisFault(t *testing.T, worker string) (*realRedis, *goredis.Client, *Demo, *safeBuffer) {
+	t.Helper()
+	r := startRedis(t)
+	d, log := startDemoOn(t, fmt.Sprintf("redis://:%s@%s/0", redisPassword, r.address), noClient, worker)
+	isWell(t, d)
+	client := goredis.NewClient(&goredis.Options{Addr: r.address, Password: redisPassword})
+	t.Cleanup(func() { client.Close() })
+	return r, client, d, log
+}
+
+const (
+	redisIsUnreachable = `msg="Redis is unreachable; trying again until it is back"`
+	redisIsBack        = `msg="Redis is back; messages may have been missed meanwhile"`
+)
+
+// The worker reads no more than it can work on. When Redis has to hold too much for it, it drops the connection, and the
+// worker says so.
+func TestASlowWorkerSaysThatItWasDropped(t *testing.T) {
+	t.Parallel()
+	_, client, d, log := redisFault(t, `services: {worker: {environment: {WORK_DURATION: 500ms}}}`)
+	if err := client.ConfigSet(t.Context(), "client-output-buffer-limit", "pubsub 1mb 1mb 1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	message := fmt.Sprintf(`{"id":"x","body":%q}`, strings.Repeat("x", 60_000))
+	dropped := false
+	for n := 0; n < 3000 && !dropped; n++ { // up to 180 MB
+		dropped = client.Publish(t.Context(), "work", message).Val() == 0
+	}
+	if !dropped {
+		t.Error("Redis did not drop the worker, so it has read 3000 messages of 60 kB")
+	}
+	for _, line := range []string{redisIsUnreachable, redisIsBack} {
+		eventually(t, line, func() bool { return strings.Contains(log.String(), line) })
+	}
+	isWell(t, d)
+}
+
+// A Redis that no longer responds keeps its connections open. The worker notices all the same, and can be stopped.
+func TestTheWorkerNoticesARedisThatNoLongerResponds(t *testing.T) {
+	t.Parallel()
+	r, _, d, log := redisFault(t, `services: {worker: {environment: {WORK_DURATION: 1ms}}}`)
+	r.signal(syscall.SIGSTOP)
+	start := time.Now()
+	eventually(t, "a line", func() bool { return strings.Contains(log.String(), redisIsUnreachable) })
+	noticed := time.Since(start)
+	r.signal(syscall.SIGCONT)
+	eventually(t, "a line", func() bool { return strings.Contains(log.String(), redisIsBack) })
+	isWell(t, d)
+	if n := strings.Count(log.String(), redisIsUnreachable); n != 1 {
+		t.Errorf("%d lines say that Redis is unreachable, want 1", n)
+	}
+	r.signal(syscall.SIGSTOP)
+	defer r.signal(syscall.SIGCONT)
+	status, took := terminateService(t, d, "worker", 10*time.Second)
+	if status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	t.Logf("measured: a Redis that no longer responds is noticed after %v; SIGTERM then: exit %d after %v",
+		noticed.Round(100*time.Millisecond), status, took)
+}
+
+// After the password has changed, the worker exits with one line, rather than listen to nothing for ever.
+func TestTheWorkerExitsWhenRedisRefusesIt(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string][]any{
+		"another password":           {"config", "set", "requirepass", "another"},
+		"no permission to subscribe": {"acl", "setuser", "default", "resetchannels"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, client, d, log := redisFault(t, `services: {worker: {environment: {WORK_DURATION: 1ms}}}`)
+			_, err := client.Pipelined(t.Context(), func(p goredis.Pipeliner) error {
+				p.Do(t.Context(), change...)
+				p.Do(t.Context(), "client", "kill", "type", "pubsub")
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			status, err := d.Wait(ctx, "worker")
+			if err != nil || status != 1 {
+				t.Errorf("the worker ended with %d, %v, want 1", status, err)
+			}
+			want := "worker | REDIS_URL: Redis refuses the user, the password, or the command; want a user that"
+			if strings.Count(log.String(), want) != 1 || strings.Contains(log.String(), redisPassword) {
+				t.Errorf("the log lacks %q, or has a password:\n%s", want, lastLines(log.String(), "worker"))
 			}
 		})
 	}

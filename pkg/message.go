@@ -13,8 +13,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// maxMessageSize is the longest message that is decoded, in bytes. Don't trust what you receive: up to 100 are worked on
-// at once.
+// maxMessageSize is the longest message that is decoded, in bytes. Don't trust what you receive.
 const maxMessageSize = 64 << 10
 
 // Message is the envelope. On the wire it is JSON, and `redis-cli subscribe work` shows it:

@@ -160,9 +160,7 @@ func (b *Broker) listen(ctx context.Context, payloads chan<- string) error {
 	reachable, pause := true, Backoff()
 	for {
 		err := b.subscribe(ctx, payloads, func() {
-			if reachable {
-				slog.Info("subscribed", "channel", channel)
-			} else {
+			if !reachable {
 				slog.Warn("Redis is back; messages may have been missed meanwhile", "channel", channel)
 			}
 			reachable = true

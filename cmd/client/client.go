@@ -129,9 +129,9 @@ func get(ctx context.Context, client *http.Client, url *url.URL) (status int, bo
 }
 
 // newClient returns an HTTP client that traces. The transport, from OpenTelemetry's instrumentation library otelhttp,
-// makes the span `HTTP GET` around each request, and injects (writes) the trace context into the request's headers. (The
-// conventions name the span `GET`.) That is how a trace leaves a program over HTTP. With the W3C's format, the default,
-// the headers are:
+// makes the span `HTTP GET` around each request (the conventions now name it `GET`), and injects (writes) the trace
+// context into the request's headers. That is how a trace leaves a program over HTTP. With the W3C's format, the
+// default, the headers are:
 //
 //	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (01: this trace is sampled, so record it)
 //	baggage: username=donuts

@@ -1,7 +1,7 @@
 // Command worker receives the messages that the server publishes, and works on each.
 //
-// This is file 4 of 6. The trace goes on in another process, after the response to the client is long gone. In Jaeger
-// the span `process work` begins when the message is published, and makes the trace longer than the request.
+// This is file 4 of 6. The trace goes on in another process. In Jaeger the span `process work` begins just after the
+// message is published, as soon as the worker has a slot free, and it may end long after the response to the client.
 package main
 
 import (
