@@ -31,13 +31,16 @@ var programs string // the folder with the three programs
 const version = "1.2.3-test" // as the Dockerfile sets it
 
 func TestMain(m *testing.M) {
-	folder, err := os.MkdirTemp("", "programs")
+	folder, err := filepath.Abs(filepath.Join("..", "out", "test")) // kept, so that the next run links only what has changed
 	if err != nil {
 		panic(err)
 	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		panic(err)
+	}
 	programs = folder
-	build := exec.Command("go", "build", "-ldflags", "-X otel-demo/pkg.version="+version, "-o", folder+string(filepath.Separator),
-		"./client", "./server", "./worker")
+	build := exec.Command("go", "build", "-tags", "grpcnotrace", "-ldflags", "-s -w -X otel-demo/pkg.version="+version,
+		"-o", folder+string(filepath.Separator), "./client", "./server", "./worker")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		panic(err)
@@ -48,7 +51,6 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		status = 1
 	}
-	os.RemoveAll(folder)
 	os.Exit(status)
 }
 
@@ -112,6 +114,7 @@ func freeAddress(t *testing.T) string {
 }
 
 func TestAValueThatCannotBeUsedIsOneLineAndStatus1(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "localhost:0")
 	if err != nil {
 		t.Fatal(err)
@@ -167,6 +170,7 @@ func TestAValueThatCannotBeUsedIsOneLineAndStatus1(t *testing.T) {
 }
 
 func TestAPasswordIsNeverPrinted(t *testing.T) {
+	t.Parallel()
 	redis := miniredis.RunT(t)
 	redis.RequireAuth("right")
 	for _, url := range []string{
@@ -236,6 +240,7 @@ func (a *agent) has(text string) bool {
 
 // The programs read OpenTelemetry's standard variables: no option in code overrides one.
 func TestStandardVariables(t *testing.T) {
+	t.Parallel()
 	a, unused := startAgent(t), startAgent(t)
 	nobody := "http://" + freeAddress(t)
 	for name, env := range map[string][]string{
@@ -282,6 +287,7 @@ func fake(t *testing.T, answer http.HandlerFunc) (url string) {
 }
 
 func TestClientPrintsALineARequest(t *testing.T) {
+	t.Parallel()
 	var ids []string
 	url := fake(t, func(w http.ResponseWriter, r *http.Request) {
 		ids = append(ids, strings.Split(r.Header.Get("Traceparent"), "-")[1])
@@ -333,6 +339,7 @@ func TestClientWaitsForTheServer(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no signals to send to a process")
 	}
@@ -405,6 +412,7 @@ func dial(address string) bool {
 // A handler that hangs keeps the worker from nothing: it stops within 10 s, and says how many messages it cut off. There
 // is no agent either, so that the last flush takes as long as it may.
 func TestAWorkerWhoseHandlersHangStops(t *testing.T) {
+	t.Parallel()
 	redis := miniredis.RunT(t)
 	p := start(t, "worker", "REDIS_URL=redis://"+redis.Addr(), "WORK_DURATION=1h")
 	eventually(t, "worker", func() bool { return redis.PubSubNumSub("work")["work"] > 0 })
@@ -463,6 +471,7 @@ func TestHealthcheck(t *testing.T) {
 }
 
 func TestServerAndWorkerStartWithoutRedis(t *testing.T) {
+	t.Parallel()
 	redis := miniredis.NewMiniRedis()
 	redisAddress, address := freeAddress(t), freeAddress(t)
 	env := []string{"REDIS_URL=redis://" + redisAddress, "LISTEN_ADDR=" + address, "OTEL_SDK_DISABLED=true"}

@@ -4,7 +4,7 @@ package pkg
 //
 // An HTTP request has headers, and the trace context travels in them. A message of Redis pub/sub is a string and has
 // none. So the body is put into an envelope that has: JSON here, but anything with a place for a few strings will do.
-// Kafka, RabbitMQ and NATS have headers on their messages. There you need no envelope, and use theirs.
+// Kafka, RabbitMQ and NATS have headers on their messages. There you need no envelope, and use theirs: see brokers.
 
 import (
 	"encoding/json"

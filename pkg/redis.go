@@ -179,9 +179,9 @@ func (b *Broker) listen(ctx context.Context, payloads chan<- string) error {
 	}
 }
 
-// subscribe passes on what comes over one connection, until it is lost. When ctx is done, it asks Redis for no more, and
-// returns when Redis has confirmed that: what was sent before comes before. (go-redis's own channel would discard all
-// errors, and messages too when the worker is slow.)
+// subscribe passes on what comes over one connection until it is lost. When ctx is done, it asks Redis for no more, and
+// returns when Redis has confirmed that: what was sent before comes first. (go-redis's channel would discard all errors,
+// and messages too when the worker is slow.)
 func (b *Broker) subscribe(ctx context.Context, payloads chan<- string, confirmed func()) error {
 	subscription := b.redis.Subscribe(ctx)
 	defer subscription.Close()

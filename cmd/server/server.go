@@ -96,8 +96,8 @@ func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trace-Id", id.String())
 	}
 	status, body, result := http.StatusOK, "hello, world", "published"
-	if err := s.handle(ctx, body); ctx.Err() != nil {
-		// The caller hung up. That is no fault of anything here, so no span becomes an error.
+	if err := s.handle(ctx, body); errors.Is(err, context.Canceled) {
+		// That is no fault of anything here, so no span becomes an error.
 		status, body, result = statusClientClosedRequest, "", "the caller hung up"
 	} else if err != nil {
 		// otelhttp makes its span an error for each status from 500 on. The response gives a short reason: addresses
@@ -131,7 +131,7 @@ func (s *server) handle(ctx context.Context, body string) error {
 	span.SetAttributes(semconv.HTTPResponseBodySize(len(body)))
 
 	if err := pkg.Work(ctx, s.work); err != nil {
-		return err // the caller hung up
+		return err // the caller hung up, and with that r.Context() is canceled
 	}
 
 	// For HTTP, otelhttp propagates the trace context. For the broker nobody does: pkg/broker.go shows what Publish

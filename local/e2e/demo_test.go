@@ -187,6 +187,7 @@ func address(t *testing.T, d *stack.Demo, service string, port int) string {
 
 // One service after the other can be taken away and come back, on the same ports.
 func TestServicesComeAndGo(t *testing.T) {
+	t.Parallel()
 	d, log := startDemo(t, `services: {client: {scale: 0}}`)
 	if err := d.Restart(t.Context(), "otel-agent"); err != nil {
 		t.Fatal(err)

@@ -26,6 +26,20 @@ import (
 
 var long = flag.Bool("long", false, "run the tests too that take more than 10 s by their nature")
 
+// Most of a test here is waiting, so more of them run side by side than there are cores, unless -parallel says otherwise, or
+// -long adds those that need the cores.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	parallel := false
+	flag.Visit(func(f *flag.Flag) { parallel = parallel || f.Name == "test.parallel" })
+	if !parallel && !*long {
+		if err := flag.Set("test.parallel", "4"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
 // binaries returns the folder with the runner, the programs and the collectors: that in which the runner keeps them. All
 // are brought up to date once for all tests.
 var binaries = sync.OnceValues(func() (string, error) {
@@ -336,6 +350,7 @@ service: {pipelines: {traces: {receivers: [otlp], exporters: [zipkin]}}}
 
 // A process that does not end, since it is frozen, would be waited for. A second Ctrl+C means: now.
 func TestASecondSignalKillsAll(t *testing.T) {
+	t.Parallel()
 	needsProc(t)
 	for name, test := range map[string]struct {
 		args   []string
@@ -391,6 +406,7 @@ func TestOnceGivesUpWhenWaitIsOver(t *testing.T) {
 }
 
 func TestSignalsStopAllInOrder(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("no signals on Windows")
 	}

@@ -76,6 +76,7 @@ func (r *realRedis) end(signal syscall.Signal) {
 }
 
 func TestRedisRestarts(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]struct{ away, back func(r *realRedis) }{
 		"stopped":       {func(r *realRedis) { r.end(syscall.SIGTERM) }, (*realRedis).start},
 		"killed":        {func(r *realRedis) { r.end(syscall.SIGKILL) }, (*realRedis).start},

@@ -58,6 +58,7 @@ func TestServerStopsInOrder(t *testing.T) {
 }
 
 func TestWorkerStopsInOrder(t *testing.T) {
+	t.Parallel()
 	// The worker works on 100 messages at once, so in the second case 20 wait for their turn.
 	for _, underWay := range []int{20, 100} {
 		t.Run(fmt.Sprint(underWay, " under way"), func(t *testing.T) {
@@ -157,6 +158,7 @@ func TestTheWholeStackStopsInOrder(t *testing.T) {
 
 // The same by a real signal to the runner's process, which writes each trace as a tree.
 func TestTheRunnerStopsInOrder(t *testing.T) {
+	t.Parallel()
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(signal.String(), func(t *testing.T) {
 			t.Parallel()

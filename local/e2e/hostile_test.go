@@ -250,6 +250,7 @@ func TestIdleConnections(t *testing.T) {
 
 // Nothing of the demo can be reached from another machine, though the containers' own files say 0.0.0.0.
 func TestAllListenOnLoopbackOnly(t *testing.T) {
+	t.Parallel()
 	d, _ := startServices(t)
 	own, err := net.InterfaceAddrs()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 // The number that a program logs is exactly what the other end lacks.
 func TestLostSpansAreReported(t *testing.T) {
+	t.Parallel()
 	for name, run := range map[string]func(t *testing.T, d *stack.Demo, requests func(n int)){
 		"the queue is full": func(t *testing.T, d *stack.Demo, requests func(n int)) {
 			stopService(t, d, "otel-agent")

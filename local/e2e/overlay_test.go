@@ -16,6 +16,7 @@ import (
 
 // Several workers, a queue on disk in a volume, and a Prometheus: what recipes ask for beyond the shipped demo.
 func TestOverlays(t *testing.T) {
+	binary(t, "local")                           // built with all that is on the PATH
 	t.Setenv("PATH", filepath.Dir(goCommand(t))) // a Prometheus of this machine is none of the test's
 	config, err := os.ReadFile(filepath.Join(projectRoot(t), "otel-agent-config.yaml"))
 	if err != nil {

@@ -30,6 +30,7 @@ var runBy = map[string]string{
 	"go test ./... && go test -C local -count=1 ./...": ".ci/run",
 	"go test -C local/e2e -count=1 -timeout 40m -long": ".ci/run",
 	"go test -C local/e2e -count=1 -run Recipes":       "TestRecipes",
+	"go run -C brokers . redisstreams":                 "TestEachBroker",
 }
 
 const needsDocker, needsKubernetes = "<!-- needs Docker -->", "<!-- needs Kubernetes -->"
@@ -54,7 +55,7 @@ func documents(t *testing.T) []document {
 	t.Helper()
 	root := projectRoot(t)
 	var all []document
-	for _, name := range globbed(t, "README.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md", "kubernetes/*.md") {
+	for _, name := range globbed(t, "README.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md", "kubernetes/*.md", "brokers/*.md") {
 		content, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
 			t.Fatal(err)

@@ -40,6 +40,7 @@ var recipeChecks = map[string]func(t *testing.T, d *stack.Demo, log *safeBuffer)
 	"redaction/allow-list": checkAllowed,
 	"durable-agent":        checkNothingIsLost,
 	"span-metrics":         checkMetrics,
+	"own-program":          checkOwnProgram,
 }
 
 // Every recipe, and every variant of one, gives the traces that its folder says.
@@ -586,6 +587,12 @@ func TestRecipesOnEngine(t *testing.T) {
 				return
 			case "span-metrics":
 				prometheusHas(t, "127.0.0.1:9090")
+			case "own-program":
+				sendOwnSpans(t, "127.0.0.1:4317", "127.0.0.1:4318", func(id string) error {
+					_, err := fetch("http://127.0.0.1:16686/api/v3/traces/" + id)
+					return err
+				})
+				return
 			}
 			time.Sleep(2 * stack.Settled) // for what else may come
 			if err := match(); err != nil {

@@ -104,3 +104,23 @@ func TestMountedFilesOfOneNameAreKeptApart(t *testing.T) {
 		}
 	}
 }
+
+// A service that is left out, as Prometheus is where there is none, is not announced with its address.
+func TestPlacesAreOfWhatRuns(t *testing.T) {
+	config := types.ServiceConfig{Name: "prometheus"}
+	config.Image, config.Ports = "prom/prometheus:v3", []types.ServicePortConfig{{Published: "0", Target: 9090}}
+	addresses, err := compose.NewAddresses(&types.Project{Services: types.Services{"prometheus": config}}, false, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer addresses.Release()
+	s := &service{ServiceConfig: config, kind: compose.Prometheus}
+	d := &Demo{addresses: addresses, services: []*service{s}}
+	if got := d.Places(); got != "" {
+		t.Errorf("nothing runs, and yet: %s", got)
+	}
+	s.instances = []instance{&server{}}
+	if got := d.Places(); !strings.HasPrefix(got, "prometheus: http://localhost:") {
+		t.Errorf("got %q", got)
+	}
+}

@@ -1,0 +1,348 @@
+// Package brokertest holds the tests that all four brokers pass.
+package brokertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/baggage"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/goleak"
+)
+
+// Spans records the spans of all tests of a package: its tracer stays on the first provider that was ever set.
+var Spans = tracetest.NewSpanRecorder()
+
+// Main runs a package's tests, and fails if they leave a goroutine behind.
+func Main(m goleak.TestingM) {
+	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(Spans)))
+	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
+	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	goleak.VerifyTestMain(m)
+}
+
+// Handler is what the lessons call Handler.
+type Handler = func(ctx context.Context, task string) error
+
+// Broker is what the tests need of a broker.
+type Broker struct {
+	System     string // messaging.system
+	Publish    func(ctx context.Context, task string) error
+	Receive    func(ctx context.Context, handle Handler) error
+	Listening  func() bool // true once a message that is published now will be received
+	Send       func(t *testing.T, headers []Header, body []byte)
+	Published  string                          // the name of the producer's span
+	Received   string                          // the name of the span between producer and process, if there is one
+	Deliveries int                             // how often a message is delivered while its handler fails
+	Keeps      bool                            // what isn't processed is there for the next Receive
+	First      bool                            // of a header that occurs twice, the first counts; else the last
+	Twice      bool                            // a header can occur twice
+	Fail       func(t *testing.T, then func()) // calls then while the broker can't be reached
+	Undecoded  []byte                          // a body that the lesson doesn't decode
+}
+
+// Header is a header of a message, as a program in another language sends it.
+type Header struct{ Key, Value string }
+
+const (
+	traceID     = "4bf92f3577b34da6a3ce929d0e0e4736"
+	traceparent = "00-" + traceID + "-00f067aa0ba902b7-01"
+	another     = "00-5bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+)
+
+// Run runs the tests, each with a broker that start returns.
+func Run(t *testing.T, start func(t *testing.T) Broker) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, Broker)
+	}{
+		{"one whole trace", wholeTrace},
+		{"headers of a program in another language", func(t *testing.T, b Broker) {
+			continues(t, b, []Header{{"traceparent", traceparent}, {"baggage", "username=donuts"}})
+		}},
+		{"no headers", func(t *testing.T, b Broker) { startsATrace(t, b, nil) }},
+		{"broken headers", func(t *testing.T, b Broker) {
+			startsATrace(t, b, []Header{{"traceparent", "00-broken-01"}, {"baggage", "%"}})
+		}},
+		{"a header twice", headerTwice},
+		{"a handler that fails", func(t *testing.T, b Broker) {
+			failure(t, b, "no donuts left", "*errors.errorString", func() error { return errors.New("no donuts left") })
+		}},
+		{"a handler that panics", func(t *testing.T, b Broker) {
+			for _, span := range failure(t, b, "panic: no donuts", "panic", func() error { panic("no donuts") }) {
+				if events := span.Events(); len(events) != 1 || events[0].Name != "exception" {
+					t.Errorf("the span's events are %v, want one exception", events)
+				} else if i := slices.IndexFunc(events[0].Attributes, func(a kv) bool { return a.Key == "exception.stacktrace" }); i < 0 ||
+					!strings.Contains(events[0].Attributes[i].Value.AsString(), "brokertest.failure") {
+					t.Errorf("the event has no stack that leads to the handler: %v", events[0].Attributes)
+				}
+			}
+		}},
+		{"a message that can't be decoded", undecodable},
+		{"a publish that fails", failedPublish},
+		{"SIGTERM with messages in flight", sigterm},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			Spans.Reset()
+			test.run(t, start(t))
+		})
+	}
+}
+
+func wholeTrace(t *testing.T, b Broker) {
+	var username string
+	stop := receive(t, b, func(ctx context.Context, task string) error {
+		if task != "make donuts" {
+			t.Errorf("received %q", task)
+		}
+		username = baggage.FromContext(ctx).Member("username").Value()
+		return nil
+	})
+	member, _ := baggage.NewMemberRaw("username", "дональд; donuts=1")
+	bag, _ := baggage.New(member)
+	ctx, root := otel.Tracer("test").Start(baggage.ContextWithBaggage(t.Context(), bag), "root")
+	if err := b.Publish(ctx, "make donuts"); err != nil {
+		t.Fatal(err)
+	}
+	root.End()
+	process := Named(t, "process work", 1)[0]
+	stop()
+	publish := Named(t, b.Published, 1)[0]
+	parent := publish
+	if b.Received != "" {
+		parent = Named(t, b.Received, 1)[0]
+		isChild(t, parent, publish)
+	}
+	isChild(t, publish, root.(sdktrace.ReadOnlySpan))
+	isChild(t, process, parent)
+	LinksTo(t, process, publish.SpanContext())
+	if publish.SpanKind() != trace.SpanKindProducer || process.SpanKind() != trace.SpanKindConsumer {
+		t.Errorf("the kinds are %v and %v, want producer and consumer", publish.SpanKind(), process.SpanKind())
+	}
+	if username != "дональд; donuts=1" {
+		t.Errorf("the baggage arrived as %q", username)
+	}
+	for _, span := range []sdktrace.ReadOnlySpan{publish, process} {
+		for key, want := range map[string]string{"messaging.system": b.System, "messaging.destination.name": "work"} {
+			if got := Attribute(span, key); got != want {
+				t.Errorf("%s: %s is %q, want %q", span.Name(), key, got, want)
+			}
+		}
+		if span.Status().Code != codes.Unset {
+			t.Errorf("%s: the status is %v", span.Name(), span.Status())
+		}
+	}
+	if name, kind := Attribute(process, "messaging.operation.name"), Attribute(process, "messaging.operation.type"); name != "process" || kind != "process" {
+		t.Errorf("process work: the operation is %q of type %q", name, kind)
+	}
+}
+
+// deliver sends a message as a program in another language does, and returns the span that processed it, and the
+// baggage that its handler found.
+func deliver(t *testing.T, b Broker, headers []Header) (process sdktrace.ReadOnlySpan, username string) {
+	t.Helper()
+	stop := receive(t, b, func(ctx context.Context, _ string) error {
+		username = baggage.FromContext(ctx).Member("username").Value()
+		return nil
+	})
+	b.Send(t, headers, []byte("make donuts"))
+	process = Named(t, "process work", 1)[0]
+	stop()
+	return process, username
+}
+
+func continues(t *testing.T, b Broker, headers []Header) {
+	process, username := deliver(t, b, headers)
+	if got := process.SpanContext().TraceID().String(); got != traceID {
+		t.Errorf("the trace is %s, want %s", got, traceID)
+	}
+	if links := process.Links(); len(links) != 1 || links[0].SpanContext.SpanID().String() != "00f067aa0ba902b7" {
+		t.Errorf("the links are %v, want one to the producer", links)
+	}
+	if username != "donuts" {
+		t.Errorf("the baggage is %q, want donuts", username)
+	}
+}
+
+func startsATrace(t *testing.T, b Broker, headers []Header) {
+	process, _ := deliver(t, b, headers)
+	if b.Received == "" && process.Parent().IsValid() || len(process.Links()) > 0 {
+		t.Errorf("the parent is %v and the links are %v, want none", process.Parent(), process.Links())
+	}
+	if process.SpanContext().TraceID().String() == traceID || process.Status().Code != codes.Unset {
+		t.Errorf("the trace is %v, the status %v", process.SpanContext().TraceID(), process.Status())
+	}
+}
+
+func headerTwice(t *testing.T, b Broker) {
+	if !b.Twice {
+		t.Skip("here a header can't occur twice")
+	}
+	headers := []Header{{"traceparent", traceparent}, {"traceparent", another}, {"baggage", "username=donuts"}}
+	if !b.First {
+		headers[0], headers[1] = headers[1], headers[0]
+	}
+	continues(t, b, headers)
+}
+
+// failure handles two messages, and fails on the first. It returns the spans of those failures.
+func failure(t *testing.T, b Broker, status, errorType string, fail func() error) []sdktrace.ReadOnlySpan {
+	stop := receive(t, b, func(_ context.Context, task string) error {
+		if task == "make coffee" {
+			return fail()
+		}
+		return nil
+	})
+	for _, task := range []string{"make coffee", "make donuts"} {
+		if err := b.Publish(t.Context(), task); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spans := Named(t, "process work", b.Deliveries+1)
+	stop()
+	var failed []sdktrace.ReadOnlySpan
+	for _, span := range spans {
+		if span.Status().Code == codes.Error {
+			failed = append(failed, span)
+		}
+	}
+	if len(failed) != b.Deliveries {
+		t.Fatalf("%d spans failed, want %d", len(failed), b.Deliveries)
+	}
+	for _, span := range failed {
+		if got := Attribute(span, "error.type"); span.Status().Description != status || got != errorType {
+			t.Errorf("the status is %+v with error.type=%q, want %q and %q", span.Status(), got, status, errorType)
+		}
+		LinksTo(t, span, Named(t, b.Published, 2)[0].SpanContext()) // each delivery, the one that published it
+	}
+	return failed
+}
+
+func undecodable(t *testing.T, b Broker) {
+	stop := receive(t, b, func(_ context.Context, task string) error {
+		if task != "make donuts" {
+			t.Errorf("the handler got %q", task)
+		}
+		return nil
+	})
+	b.Send(t, []Header{{"traceparent", traceparent}}, b.Undecoded)
+	b.Send(t, nil, []byte("make donuts"))
+	Eventually(t, "a span that failed, and one that didn't", func() bool {
+		failed, good := 0, 0
+		for _, span := range named("process work") {
+			if span.Status().Code == codes.Error && Attribute(span, "error.type") == "decode" &&
+				span.SpanContext().TraceID().String() == traceID {
+				failed++
+			} else if span.Status().Code == codes.Unset {
+				good++
+			}
+		}
+		return failed > 0 && good == 1
+	})
+	stop()
+}
+
+func failedPublish(t *testing.T, b Broker) {
+	b.Fail(t, func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if err := b.Publish(ctx, "make donuts"); err == nil {
+			t.Error("Publish returned nil, though nobody got the message")
+		}
+	})
+	span := Named(t, b.Published, 1)[0]
+	if span.Status().Code != codes.Error || Attribute(span, "error.type") == "" {
+		t.Errorf("the status is %+v with error.type=%q, want an error and its type", span.Status(), Attribute(span, "error.type"))
+	}
+}
+
+// sigterm sends this process a signal while the first of many messages is being processed. All that were published
+// are processed once, though the rest may have to wait for the next worker.
+func sigterm(t *testing.T, b Broker) {
+	const messages = 50
+	ctx, ignore := signal.NotifyContext(t.Context(), syscall.SIGTERM)
+	defer ignore()
+	var mu sync.Mutex
+	seen := map[string]int{}
+	begun, release := make(chan struct{}, messages), make(chan struct{})
+	handle := func(ctx context.Context, task string) error {
+		begun <- struct{}{}
+		<-release
+		mu.Lock()
+		defer mu.Unlock()
+		seen[task]++
+		return ctx.Err() // the message's context must outlive the signal
+	}
+	done := make(chan error, 1)
+	go func() { done <- b.Receive(ctx, handle) }()
+	Eventually(t, "a listener", b.Listening)
+	for i := range messages {
+		if err := b.Publish(t.Context(), fmt.Sprint("task ", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-begun
+	self, _ := os.FindProcess(os.Getpid())
+	if err := self.Signal(syscall.SIGTERM); err != nil {
+		t.Skip("this system has no SIGTERM: ", err)
+	}
+	<-ctx.Done()
+	close(release)
+	if err := <-done; err != nil {
+		t.Errorf("Receive returned %v", err)
+	}
+	first := len(named("process work"))
+	if b.Keeps {
+		stop := receive(t, b, handle)
+		Named(t, "process work", messages)
+		stop()
+	}
+	spans := Named(t, "process work", messages)
+	if len(seen) != messages {
+		t.Errorf("%d of %d messages were processed", len(seen), messages)
+	}
+	for _, span := range spans {
+		if span.Status().Code != codes.Unset {
+			t.Errorf("a message failed: %v", span.Status())
+		}
+	}
+	t.Logf("%d of %d messages were processed before Receive returned, the rest by the next worker", first, messages)
+}
+
+// receive starts to receive, and returns once messages will be received. stop ends it, and waits for what is under
+// way.
+func receive(t *testing.T, b Broker, handle Handler) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.Receive(ctx, handle) }()
+	Eventually(t, "a listener", b.Listening)
+	return sync.OnceFunc(func() {
+		t.Helper()
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Receive returned %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("Receive did not return within 20 s")
+		}
+	})
+}

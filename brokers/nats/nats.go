@@ -1,0 +1,154 @@
+// Package nats is the lesson of pkg/broker.go for NATS.
+//
+// NATS messages have headers, so you need no envelope. Inject, Extract and the two spans stay as you know them. Four
+// things are different, and nats_test.go shows what happens if you miss one: header names are case-sensitive, a
+// message may have no headers to write to, Publish only fills a buffer, and callbacks wait for one another.
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"otel-demo/pkg"
+)
+
+const (
+	subject = "work"
+	group   = "workers" // a queue group: NATS gives each message to one of its members
+)
+
+var tracer = otel.Tracer("otel-demo/brokers/nats")
+
+// carrier lets a propagator write the headers of a message and read them. Why not propagation.HeaderCarrier, which
+// fits the type? It is made for HTTP, where case doesn't matter. It would write Traceparent, which a worker in another
+// language doesn't find here, and it would not find the traceparent that the other program sends.
+type carrier nats.Header
+
+// Keys is for propagators that look for a prefix, such as ottrace. The W3C's only get and set.
+func (c carrier) Get(key string) string { return nats.Header(c).Get(key) }
+func (c carrier) Set(key, value string) { nats.Header(c).Set(key, value) }
+func (c carrier) Keys() []string        { return slices.Collect(maps.Keys(c)) }
+
+// attributes describe a message by OpenTelemetry's messaging conventions. Their list of systems lacks "nats", but
+// they allow other values.
+func attributes(operation string, operationType attribute.KeyValue, body []byte) trace.SpanStartEventOption {
+	return trace.WithAttributes(
+		semconv.MessagingSystemKey.String("nats"),
+		semconv.MessagingDestinationName(subject),
+		semconv.MessagingOperationName(operation),
+		operationType,
+		semconv.MessagingMessageBodySize(len(body)),
+		semconv.ServicePeerName("nats"), // puts NATS on Zipkin's map
+	)
+}
+
+// Publish sends a task to one of the workers. It returns nil once the NATS server has the message. Where no worker
+// listens, the server drops it without an error: in Jaeger the trace then ends with `publish work`.
+func Publish(ctx context.Context, conn *nats.Conn, task string) error {
+	message := nats.NewMsg(subject) // in &nats.Msg{} the headers are nil, and Inject would panic
+	message.Data = []byte(task)
+	ctx, span := tracer.Start(ctx, "publish "+subject, trace.WithSpanKind(trace.SpanKindProducer),
+		attributes("publish", semconv.MessagingOperationTypeSend, message.Data))
+	defer span.End()
+	// Mind that this ctx is the one that Start returned. With the caller's, the worker's span would be a child of the
+	// span around this one, and the link would lead there too.
+	otel.GetTextMapPropagator().Inject(ctx, carrier(message.Header))
+
+	if err := conn.PublishMsg(message); err != nil {
+		return pkg.Fail(span, fmt.Errorf("publish: %w", err))
+	}
+	// PublishMsg only fills a buffer, and returns nil even while the server is unreachable. Flush waits until the
+	// server has it all. Without it the span would be short and green, whatever became of the message. It costs a
+	// round trip: where you publish a lot, flush once for many messages, in a span around them.
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := conn.FlushWithContext(ctx); err != nil {
+		return pkg.Fail(span, fmt.Errorf("flush: %w", err))
+	}
+	return nil
+}
+
+// Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
+type Handler func(ctx context.Context, task string) error
+
+// Receive hands each message to handle, up to 100 at once, until ctx is done. Then it finishes what has arrived.
+func Receive(ctx context.Context, conn *nats.Conn, handle Handler) error {
+	// The usual way is a callback. NATS calls it for one message at a time, so a slow handler delays all messages
+	// that follow: in Jaeger you see a gap before `process work`, as if the broker were slow. This loop has no gap.
+	subscription, err := conn.QueueSubscribeSync(subject, group)
+	if err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	// Drain asks the server for no more messages, and the loop ends after those that have arrived. Close or
+	// Unsubscribe would drop them.
+	defer context.AfterFunc(ctx, func() { subscription.Drain() })()
+	var underWay sync.WaitGroup
+	defer underWay.Wait()
+	slots := make(chan struct{}, 100)
+	for {
+		message, err := subscription.NextMsgWithContext(context.Background())
+		if errors.Is(err, nats.ErrSlowConsumer) { // the client's queue was full: no span tells of what is lost
+			slog.Warn("NATS has dropped messages", "error", err)
+			continue
+		}
+		if err != nil && ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("receive: %w", err)
+		}
+		slots <- struct{}{}
+		underWay.Go(func() {
+			process(message, handle)
+			<-slots
+		})
+	}
+}
+
+// process is the other end of Publish. Extract takes the trace context and the baggage from the headers. Where they are
+// missing or broken, the span starts a new trace: a message without a context is still a message. The context is not
+// Receive's, which ends on SIGTERM: what has been received is finished.
+func process(message *nats.Msg, handle Handler) {
+	ctx := otel.GetTextMapPropagator().Extract(context.Background(), carrier(message.Header))
+	ctx, span := tracer.Start(ctx, "process "+subject, trace.WithSpanKind(trace.SpanKindConsumer),
+		attributes("process", semconv.MessagingOperationTypeProcess, message.Data),
+		trace.WithAttributes(semconv.MessagingConsumerGroupName(group)),
+		// The producer's span is the parent and is linked to as well, as the conventions ask. If you make this span the
+		// root of a trace of its own (trace.WithNewRoot), the link is what still leads to the producer.
+		trace.WithLinks(trace.LinkFromContext(ctx)))
+	defer span.End()
+	// A panic becomes an error, and an event that has the stack. It must not end the work on the other messages, and a
+	// span that just ends while the program panics has no error.
+	defer func() {
+		if reason := recover(); reason != nil {
+			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
+			span.RecordError(err, trace.WithStackTrace(true))
+			slog.ErrorContext(ctx, "process message", "error", pkg.Fail(span, err))
+		}
+	}()
+	var err error = pkg.Error{Type: "decode", Text: "want UTF-8"}
+	if utf8.Valid(message.Data) {
+		err = handle(ctx, string(message.Data))
+	}
+	if err != nil {
+		slog.ErrorContext(ctx, "process message", "error", pkg.Fail(span, err))
+	}
+}
+
+// What about JetStream? It keeps messages, and delivers one again that isn't acknowledged in time. The headers stay
+// as they were, so the second delivery's span links to the same producer. Acknowledge inside process, after handle,
+// and put Metadata().NumDelivered on the span: you then see which delivery it was.
+
+// Next: brokers/README.md, how to add this to your own program.

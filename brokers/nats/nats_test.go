@@ -1,0 +1,236 @@
+package nats
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"otel-demo/brokers/brokertest"
+	"otel-demo/brokers/server"
+)
+
+func TestMain(m *testing.M) { brokertest.Main(m) }
+
+// connect starts a server, and returns a connection and how to stop the server earlier than at the test's end.
+func connect(t *testing.T) (conn *nats.Conn, stop func()) {
+	t.Helper()
+	brokertest.Spans.Reset()
+	url, stop, err := server.NATS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	conn, err = nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	return conn, stop
+}
+
+func TestSuite(t *testing.T) {
+	brokertest.Run(t, func(t *testing.T) brokertest.Broker {
+		conn, stop := connect(t)
+		return brokertest.Broker{
+			System:    "nats",
+			Published: "publish work",
+			Publish:   func(ctx context.Context, task string) error { return Publish(ctx, conn, task) },
+			Receive: func(ctx context.Context, handle brokertest.Handler) error {
+				return Receive(ctx, conn, handle)
+			},
+			Listening: func() bool { return conn.NumSubscriptions() > 0 },
+			Send: func(t *testing.T, headers []brokertest.Header, body []byte) {
+				message := &nats.Msg{Subject: "work", Data: body, Header: nats.Header{}}
+				for _, header := range headers {
+					message.Header.Add(header.Key, header.Value)
+				}
+				if err := conn.PublishMsg(message); err != nil {
+					t.Fatal(err)
+				}
+			},
+			Deliveries: 1,
+			Twice:      true,
+			First:      true,
+			Undecoded:  []byte("\xff"),
+			Fail: func(t *testing.T, then func()) {
+				stop()
+				brokertest.Eventually(t, "lost connection", func() bool { return !conn.IsConnected() })
+				then()
+			},
+		}
+	})
+}
+
+// The obvious carrier is OpenTelemetry's own, since its type fits.
+func TestTrapHeadersAreCaseSensitive(t *testing.T) {
+	const traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	fromAnotherLanguage := nats.Header{"traceparent": {traceparent}}
+	extract := otel.GetTextMapPropagator().Extract
+
+	obvious := extract(t.Context(), propagation.HeaderCarrier(fromAnotherLanguage))
+	if trace.SpanContextFromContext(obvious).IsValid() {
+		t.Error("HeaderCarrier finds traceparent: this is no trap any more")
+	}
+	if lesson := extract(t.Context(), carrier(fromAnotherLanguage)); !trace.SpanContextFromContext(lesson).IsValid() {
+		t.Error("the lesson's carrier does not find traceparent")
+	}
+
+	// The other way round it writes what the other program doesn't find.
+	ctx, span := otel.Tracer("test").Start(t.Context(), "root")
+	defer span.End()
+	written := nats.Header{}
+	otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(written))
+	if written.Get("traceparent") != "" || written.Get("Traceparent") == "" {
+		t.Errorf("HeaderCarrier writes %v: this is no trap any more", written)
+	}
+}
+
+func TestTrapAMessageHasNoHeaders(t *testing.T) {
+	ctx, span := otel.Tracer("test").Start(t.Context(), "root")
+	defer span.End()
+	defer func() {
+		if recover() == nil {
+			t.Error("Inject into a message without headers doesn't panic: this is no trap any more")
+		}
+	}()
+	message := &nats.Msg{Subject: "work"}
+	otel.GetTextMapPropagator().Inject(ctx, carrier(message.Header))
+}
+
+func TestTrapPublishOnlyBuffers(t *testing.T) {
+	conn, stop := connect(t)
+	stop()
+	brokertest.Eventually(t, "lost connection", func() bool { return !conn.IsConnected() })
+	if err := conn.PublishMsg(nats.NewMsg("work")); err != nil {
+		t.Errorf("without a server, PublishMsg returns %v: this is no trap any more", err)
+	}
+	if err := Publish(t.Context(), conn, "make donuts"); err == nil {
+		t.Error("without a server, the lesson's Publish returns nil")
+	}
+	if span := brokertest.Named(t, "publish work", 1)[0]; span.Status().Code != codes.Error {
+		t.Errorf("the span's status is %v", span.Status())
+	}
+}
+
+func TestTrapAMessageWithoutAWorkerIsDropped(t *testing.T) {
+	conn, _ := connect(t)
+	if err := Publish(t.Context(), conn, "make donuts"); err != nil {
+		t.Errorf("without a worker, Publish returns %v: this is no trap any more", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		done <- Receive(ctx, conn, func(_ context.Context, task string) error {
+			if task == "make donuts" {
+				t.Error("the message has waited for the worker: this is no trap any more")
+			}
+			cancel()
+			return nil
+		})
+	}()
+	brokertest.Eventually(t, "listener", func() bool { return conn.NumSubscriptions() > 0 })
+	if err := Publish(t.Context(), conn, "make coffee"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// Two messages, each of whose handlers waits for the other to begin.
+func TestTrapCallbacksRunOneAtATime(t *testing.T) {
+	conn, _ := connect(t)
+	both := func(subscribe func(handle func())) bool {
+		begun := make(chan struct{}, 2)
+		together := make(chan bool, 2)
+		subscribe(func() {
+			begun <- struct{}{}
+			timeout := time.After(300 * time.Millisecond)
+			for len(begun) < 2 {
+				select {
+				case <-timeout:
+					together <- false
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+			together <- true
+		})
+		for range 2 {
+			if err := Publish(t.Context(), conn, "make donuts"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first := <-together
+		return <-together && first
+	}
+
+	var obvious *nats.Subscription
+	if both(func(handle func()) {
+		var err error
+		if obvious, err = conn.QueueSubscribe("work", "workers", func(*nats.Msg) { handle() }); err != nil {
+			t.Fatal(err)
+		}
+	}) {
+		t.Error("two callbacks run at once: this is no trap any more")
+	}
+	obvious.Unsubscribe()
+
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	if !both(func(handle func()) {
+		go func() {
+			done <- Receive(ctx, conn, func(context.Context, string) error { handle(); return nil })
+		}()
+		brokertest.Eventually(t, "listener", func() bool { return conn.NumSubscriptions() > 0 })
+	}) {
+		t.Error("the lesson's Receive handles one message at a time")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// What the lesson's last paragraph says of JetStream.
+func TestJetStreamDeliversAgainWithTheSameHeaders(t *testing.T) {
+	conn, _ := connect(t)
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "WORK", Subjects: []string{"work"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{
+		AckPolicy: jetstream.AckExplicitPolicy, AckWait: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Publish(t.Context(), conn, "make donuts"); err != nil {
+		t.Fatal(err)
+	}
+	publish := brokertest.Named(t, "publish work", 1)[0].SpanContext()
+	for delivery := uint64(1); delivery <= 2; delivery++ {
+		message, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second)) // nobody acknowledges
+		if err != nil {
+			t.Fatal(err)
+		}
+		metadata, err := message.Metadata()
+		if err != nil || metadata.NumDelivered != delivery {
+			t.Errorf("delivery %d is number %d, %v", delivery, metadata.NumDelivered, err)
+		}
+		ctx := otel.GetTextMapPropagator().Extract(t.Context(), carrier(message.Headers()))
+		if got := trace.SpanContextFromContext(ctx); got.SpanID() != publish.SpanID() {
+			t.Errorf("delivery %d comes from %v, want %v", delivery, got, publish)
+		}
+	}
+}

@@ -1,0 +1,167 @@
+// Package redisstreams is the lesson of pkg/broker.go for Redis Streams.
+//
+// Pub/sub, which the demo uses, gives a message to every worker that listens, and keeps nothing. A stream keeps its
+// entries, and a consumer group gives each entry to one worker. What is new for tracing: the fields of an entry are
+// the carrier, one span can stand for a batch, and an entry whose worker died comes again. The commands that read the
+// stream are in entries.go. redisstreams_test.go shows what happens if you miss one of these.
+package redisstreams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"otel-demo/pkg"
+)
+
+// Each entry of the stream goes to one member of the consumer group.
+const stream, group = "work", "workers"
+
+var tracer = otel.Tracer("otel-demo/brokers/redisstreams")
+
+// carrier is the fields of an entry: the propagator's keys stand beside "task". You need no envelope, and a program in
+// another language reads the same keys.
+type carrier map[string]any
+
+// Keys is for propagators that look for a prefix, such as ottrace. The W3C's only get and set.
+func (c carrier) Get(key string) string { value, _ := c[key].(string); return value }
+func (c carrier) Set(key, value string) { c[key] = value }
+func (c carrier) Keys() []string        { return slices.Collect(maps.Keys(c)) }
+
+// attributes describe entries by OpenTelemetry's messaging conventions. Their list of systems lacks "redis", but they
+// allow other values.
+func attributes(operation string, more ...attribute.KeyValue) trace.SpanStartEventOption {
+	return trace.WithAttributes(append(more,
+		semconv.MessagingSystemKey.String("redis"),
+		semconv.MessagingDestinationName(stream),
+		semconv.MessagingOperationName(operation),
+		semconv.ServicePeerName("redis"))...) // puts Redis on Zipkin's map
+}
+
+// Publish adds an entry to the stream, which keeps about the newest 10,000.
+func Publish(ctx context.Context, client *redis.Client, task string) error {
+	ctx, span := tracer.Start(ctx, "publish "+stream, trace.WithSpanKind(trace.SpanKindProducer),
+		attributes("publish", semconv.MessagingOperationTypeSend))
+	defer span.End()
+	fields := map[string]any{"task": task}
+	// Mind that this ctx is the one that Start returned. With the caller's, the worker's span would be a child of the
+	// span around this one, and the link would lead there too.
+	otel.GetTextMapPropagator().Inject(ctx, carrier(fields))
+	id, err := client.XAdd(ctx, &redis.XAddArgs{Stream: stream, MaxLen: 10_000, Approx: true, Values: fields}).Result()
+	if err != nil {
+		return pkg.Fail(span, fmt.Errorf("publish: %w", err))
+	}
+	span.SetAttributes(semconv.MessagingMessageID(id)) // only Redis knows it, so it comes last
+	return nil
+}
+
+// Worker is a consumer of the group.
+type Worker struct {
+	Client *redis.Client
+	Name   string        // each worker needs its own
+	Idle   time.Duration // what a worker has had for so long is taken over: longer than 20 tasks take
+}
+
+// Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
+type Handler func(ctx context.Context, task string) error
+
+// Receive hands each entry to handle, one at a time, until ctx is done. Then it finishes what it has read.
+func (w Worker) Receive(ctx context.Context, handle Handler) error {
+	for ctx.Err() == nil {
+		// These are new entries, and those that a worker has read but not acknowledged, since it died or failed. A
+		// group never gives them to another worker by itself: without XAUTOCLAIM they would wait forever.
+		entries, err := w.next()
+		for _, entry := range entries {
+			// The parent is the producer's span. Where the fields are missing or broken it is none, and the next span
+			// starts a new trace: an entry without a context is still an entry.
+			err = errors.Join(err, w.process(extract(entry), []redis.XMessage{entry}, func(ctx context.Context) error {
+				task, ok := entry.Values["task"].(string)
+				if !ok {
+					return pkg.Error{Type: "decode", Text: `want a field "task"`}
+				}
+				return handle(ctx, task)
+			}))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ReceiveBatch reads up to 100 entries and hands them to handle, in one span. Each comes from a trace of its own, and
+// a span has only one parent. So this span starts a new trace and has a link to each producer: in Jaeger, click on
+// the span and open "References". A span for each entry, as above, costs more and tells more. Prefer one for all where
+// the work is done for all at once, such as a bulk insert.
+func (w Worker) ReceiveBatch(handle func(context.Context, []redis.XMessage) error) error {
+	entries, err := w.read(100)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	return w.process(context.Background(), entries, func(ctx context.Context) error { return handle(ctx, entries) })
+}
+
+// extract returns a context with the producer's span and baggage.
+func extract(entry redis.XMessage) context.Context {
+	return otel.GetTextMapPropagator().Extract(context.Background(), carrier(entry.Values))
+}
+
+// process makes one span for one or more entries, and acknowledges them unless handle fails. An entry that comes again
+// has the fields of the first time. So each delivery has a span of its own, and all link to the same producer: in
+// Jaeger you see the tries side by side, in one trace.
+func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle func(context.Context) error) error {
+	var links []trace.Link
+	var details []attribute.KeyValue
+	deliveries := w.deliveries(entries) // a second delivery has the count 2
+	for _, entry := range entries {
+		// The conventions have no attributes for Redis's delivery count, nor for how long an entry waited in the
+		// stream. These names are our own. They don't begin with messaging., which belongs to the conventions.
+		details = []attribute.KeyValue{semconv.MessagingMessageID(entry.ID),
+			attribute.Int64("work.delivery_count", deliveries[entry.ID]),
+			attribute.Int64("work.waited_ms", waited(entry).Milliseconds())}
+		if link := trace.LinkFromContext(extract(entry), details...); link.SpanContext.IsValid() {
+			links = append(links, link) // without this check, an entry without headers would link to nowhere
+		}
+	}
+	// A link is there for a single entry too, beside the parent: that is what the conventions ask for.
+	ctx, span := tracer.Start(ctx, "process "+stream, trace.WithSpanKind(trace.SpanKindConsumer),
+		trace.WithLinks(links...), attributes("process", semconv.MessagingOperationTypeProcess,
+			semconv.MessagingConsumerGroupName(group), semconv.MessagingClientID(w.Name)))
+	defer span.End()
+	// What is true of one entry belongs on its link, and on the span only if there is one entry: then you can search
+	// for it, such as work.delivery_count=2 for what has come again.
+	if len(entries) == 1 {
+		span.SetAttributes(details...)
+	} else {
+		span.SetAttributes(semconv.MessagingBatchMessageCount(len(entries)))
+	}
+	if err := run(ctx, handle); err != nil {
+		slog.ErrorContext(ctx, "process entry", "error", pkg.Fail(span, err))
+		return nil // the entry stays pending, and comes again after w.Idle
+	}
+	return w.acknowledge(entries)
+}
+
+// run calls handle. A panic becomes an error, and an event that has the stack. It must not end the work on the other
+// entries, and a span that just ends while the program panics has no error.
+func run(ctx context.Context, handle func(context.Context) error) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
+			trace.SpanFromContext(ctx).RecordError(err, trace.WithStackTrace(true))
+		}
+	}()
+	return handle(ctx)
+}
+
+// Next: brokers/README.md, how to add this to your own program.

@@ -1,0 +1,285 @@
+package redisstreams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"otel-demo/brokers/brokertest"
+	"otel-demo/brokers/server"
+)
+
+func TestMain(m *testing.M) { brokertest.Main(m) }
+
+// on runs a test on miniredis, and on the redis-server in the PATH. REQUIRE_REDIS=1 makes it fail where there is none.
+func on(t *testing.T, test func(t *testing.T, connect func(t *testing.T) (client *redis.Client, stop func()))) {
+	for name, start := range map[string]func() (string, func(), error){"miniredis": server.Miniredis, "redis-server": server.Redis} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := exec.LookPath("redis-server"); name == "redis-server" && err != nil && os.Getenv("REQUIRE_REDIS") == "" {
+				t.Skip(err)
+			}
+			test(t, func(t *testing.T) (*redis.Client, func()) {
+				t.Helper()
+				brokertest.Spans.Reset()
+				url, stop, err := start()
+				if err != nil {
+					t.Fatal(err)
+				}
+				stop = sync.OnceFunc(stop)
+				t.Cleanup(stop)
+				options, err := redis.ParseURL(url)
+				if err != nil {
+					t.Fatal(err)
+				}
+				options.MaxRetries = -1
+				client := redis.NewClient(options)
+				t.Cleanup(func() { client.Close() })
+				if err := (Worker{Client: client}).Join(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				return client, stop
+			})
+		})
+	}
+}
+
+func TestSuite(t *testing.T) {
+	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+		brokertest.Run(t, func(t *testing.T) brokertest.Broker {
+			client, stop := connect(t)
+			return brokertest.Broker{
+				System:    "redis",
+				Published: "publish work",
+				Publish:   func(ctx context.Context, task string) error { return Publish(ctx, client, task) },
+				Receive: func(ctx context.Context, handle brokertest.Handler) error {
+					return Worker{Client: client, Name: "worker", Idle: 50 * time.Millisecond}.Receive(ctx, handle)
+				},
+				Listening: func() bool { return true }, // from the stream's start
+				Send: func(t *testing.T, headers []brokertest.Header, body []byte) {
+					var fields []string
+					for _, header := range headers {
+						fields = append(fields, header.Key, header.Value)
+					}
+					if name := "task"; string(body) == "undecoded" {
+						fields = append(fields, "other", "")
+					} else {
+						fields = append(fields, name, string(body))
+					}
+					if err := client.XAdd(t.Context(), &redis.XAddArgs{Stream: "work", Values: fields}).Err(); err != nil {
+						t.Fatal(err)
+					}
+				},
+				Deliveries: 3,
+				Keeps:      true,
+				Twice:      true,
+				Undecoded:  []byte("undecoded"),
+				Fail:       func(t *testing.T, then func()) { stop(); then() },
+			}
+		})
+	})
+}
+
+// A worker takes three entries and dies before it has acknowledged any. The obvious loop, which reads new entries
+// alone, never sees them again.
+func TestTrapEntriesOfADeadWorkerAreNotReadAgain(t *testing.T) {
+	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+		client, _ := connect(t)
+		for _, task := range []string{"make donuts", "make coffee", "make tea"} {
+			if err := Publish(t.Context(), client, task); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dead := Worker{Client: client, Name: "dead"}
+		if entries, err := dead.read(10); err != nil || len(entries) != 3 {
+			t.Fatalf("read %d entries, %v", len(entries), err)
+		}
+		worker := Worker{Client: client, Name: "worker", Idle: 50 * time.Millisecond}
+		if entries, err := worker.read(10); err != nil || len(entries) != 0 {
+			t.Errorf("new entries: %v, %v: this is no trap any more", entries, err)
+		}
+
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- worker.Receive(ctx, func(context.Context, string) error { return nil }) }()
+		process := brokertest.Named(t, "process work", 3)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		for i, publish := range brokertest.Named(t, "publish work", 3) {
+			brokertest.LinksTo(t, process[i], publish.SpanContext())
+			if process[i].Parent().SpanID() != publish.SpanContext().SpanID() {
+				t.Error("the second delivery's span is no child of the producer's")
+			}
+			if got := brokertest.Attribute(process[i], "work.delivery_count"); got != "2" {
+				t.Errorf("the delivery count is %q, want 2", got)
+			}
+			// The dead worker's half second of waiting for more is over, and the entries were in the stream all the time.
+			if ms, err := strconv.Atoi(brokertest.Attribute(process[i], "work.waited_ms")); err != nil || ms < 50 || ms > 30_000 {
+				t.Errorf("it waited %d ms, %v; want 50 at least", ms, err)
+			}
+		}
+		if pending, err := client.XPending(t.Context(), stream, group).Result(); err != nil || pending.Count != 0 {
+			t.Errorf("%d entries are pending, %v; want none", pending.Count, err)
+		}
+	})
+}
+
+func TestABatchLinksToEachProducer(t *testing.T) {
+	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+		client, _ := connect(t)
+		for _, task := range []string{"make donuts", "make coffee", "make tea"} {
+			if err := Publish(t.Context(), client, task); err != nil {
+				t.Fatal(err)
+			}
+		}
+		worker := Worker{Client: client, Name: "worker", Idle: time.Hour}
+		if err := worker.ReceiveBatch(func(_ context.Context, entries []redis.XMessage) error {
+			if len(entries) != 3 {
+				t.Errorf("the batch has %d entries, want 3", len(entries))
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		published := brokertest.Named(t, "publish work", 3)
+		span := brokertest.Named(t, "process work", 1)[0]
+		brokertest.LinksTo(t, span, published[0].SpanContext(), published[1].SpanContext(), published[2].SpanContext())
+		if got := brokertest.Attribute(span, "messaging.batch.message_count"); got != "3" || span.Parent().IsValid() {
+			t.Errorf("the count is %s and the parent %v, want 3 and none", got, span.Parent())
+		}
+		for i, link := range span.Links() {
+			if got := link.Attributes[1].Value.AsInt64(); got != 1 {
+				t.Errorf("link %d has the delivery count %d, want 1", i, got)
+			}
+			if got, want := link.Attributes[0].Value.AsString(), brokertest.Attribute(published[i], "messaging.message.id"); got != want {
+				t.Errorf("link %d has the id %s, want %s", i, got, want)
+			}
+		}
+		if pending, err := client.XPending(t.Context(), stream, group).Result(); err != nil || pending.Count != 0 {
+			t.Errorf("%d entries are pending, %v; want none", pending.Count, err)
+		}
+		// A batch that fails comes again, entry by entry.
+		brokertest.Spans.Reset()
+		if err := Publish(t.Context(), client, "make donuts"); err != nil {
+			t.Fatal(err)
+		}
+		if err := worker.ReceiveBatch(func(context.Context, []redis.XMessage) error { return errors.New("no donuts left") }); err != nil {
+			t.Fatal(err)
+		}
+		if span := brokertest.Named(t, "process work", 1)[0]; span.Status().Code != codes.Error {
+			t.Errorf("the status is %v", span.Status())
+		}
+		if pending, err := client.XPending(t.Context(), stream, group).Result(); err != nil || pending.Count != 1 {
+			t.Errorf("%d entries are pending, %v; want 1", pending.Count, err)
+		}
+	})
+}
+
+// The obvious span for a batch is a child of its first entry.
+func TestTrapABatchAsAChildLosesTheOtherTraces(t *testing.T) {
+	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+		client, _ := connect(t)
+		for _, task := range []string{"make donuts", "make coffee"} {
+			if err := Publish(t.Context(), client, task); err != nil {
+				t.Fatal(err)
+			}
+		}
+		entries, err := Worker{Client: client, Name: "worker"}.read(10)
+		if err != nil || len(entries) != 2 {
+			t.Fatalf("read %d entries, %v", len(entries), err)
+		}
+		_, span := tracer.Start(extract(entries[0]), "process work")
+		span.End()
+		other := trace.SpanContextFromContext(extract(entries[1])).TraceID()
+		if recorded := brokertest.Named(t, "process work", 1)[0]; recorded.SpanContext().TraceID() == other || len(recorded.Links()) > 0 {
+			t.Error("the second entry's trace knows of the batch: this is no trap any more")
+		}
+	})
+}
+
+// The SDK drops a link to nowhere, unless it has attributes.
+func TestTrapALinkWithAttributesLeadsNowhere(t *testing.T) {
+	brokertest.Spans.Reset()
+	entry := redis.XMessage{ID: "1-0", Values: map[string]any{"task": "make donuts"}}
+	_, span := tracer.Start(t.Context(), "obvious", trace.WithLinks(
+		trace.LinkFromContext(extract(entry), semconv.MessagingMessageID(entry.ID))))
+	span.End()
+	if links := brokertest.Named(t, "obvious", 1)[0].Links(); len(links) != 1 || links[0].SpanContext.IsValid() {
+		t.Errorf("the links are %v: this is no trap any more", links)
+	}
+	// The suite's "no headers" shows that the lesson's span has none.
+}
+
+// Pub/sub gives a message to both workers, a group to one of them.
+func TestAGroupGivesEachEntryToOneWorker(t *testing.T) {
+	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+		client, _ := connect(t)
+		channel := client.Subscribe(t.Context(), "channel")
+		another := client.Subscribe(t.Context(), "channel")
+		defer channel.Close()
+		defer another.Close()
+		for _, subscription := range []*redis.PubSub{channel, another} {
+			if _, err := subscription.Receive(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if heard, err := client.Publish(t.Context(), "channel", "make donuts").Result(); err != nil || heard != 2 {
+			t.Errorf("%d workers heard the message, %v; want 2", heard, err)
+		}
+
+		const entries = 20
+		ctx, cancel := context.WithCancel(t.Context())
+		var workers sync.WaitGroup
+		for _, name := range []string{"one", "two"} {
+			workers.Go(func() {
+				worker := Worker{Client: client, Name: name, Idle: time.Hour}
+				if err := worker.Receive(ctx, func(context.Context, string) error { return nil }); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		for i := range entries {
+			if err := Publish(t.Context(), client, fmt.Sprint("task ", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		brokertest.Named(t, "process work", entries)
+		cancel()
+		workers.Wait()
+		brokertest.Named(t, "process work", entries)
+	})
+}
+
+// The obvious carrier for a map with strings in it is MapCarrier. A copy of the fields is needed for it, and what Inject
+// writes to the copy is lost.
+func TestTrapACopyOfTheFieldsIsLost(t *testing.T) {
+	ctx, span := otel.Tracer("test").Start(t.Context(), "root")
+	defer span.End()
+	fields := map[string]any{"task": "make donuts"}
+	copied := propagation.MapCarrier{}
+	for key, value := range fields {
+		copied[key] = fmt.Sprint(value)
+	}
+	otel.GetTextMapPropagator().Inject(ctx, copied)
+	if fields["traceparent"] != nil {
+		t.Error("the copy's headers are in the entry: this is no trap any more")
+	}
+	otel.GetTextMapPropagator().Inject(ctx, carrier(fields))
+	if fields["traceparent"] == nil {
+		t.Error("the lesson's carrier has not written traceparent")
+	}
+}

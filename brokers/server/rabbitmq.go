@@ -1,0 +1,81 @@
+package server
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// ErrNoRabbitMQ is returned where there is no RabbitMQ that could be started.
+var ErrNoRabbitMQ = errors.New("rabbitmq-server is not in the PATH: install RabbitMQ (on Debian: apt-get install " +
+	"rabbitmq-server), or set RABBITMQ_URL to a server that runs")
+
+// RabbitMQ starts the rabbitmq-server that is in the PATH, with all its files in a temporary folder. It takes a few
+// seconds.
+func RabbitMQ() (url string, stop func(), err error) {
+	// Debian has a wrapper in the PATH, which changes the user. The script itself is here.
+	script, err1 := exec.LookPath("/usr/lib/rabbitmq/bin/rabbitmq-server")
+	if err1 != nil {
+		script, err1 = exec.LookPath("rabbitmq-server")
+	}
+	epmd, err2 := exec.LookPath("epmd") // Erlang's port mapper
+	if cmp.Or(err1, err2) != nil {
+		return "", nil, ErrNoRabbitMQ
+	}
+	directory, err := os.MkdirTemp("", "rabbitmq")
+	if err != nil {
+		return "", nil, err
+	}
+	stop = func() { os.RemoveAll(directory) }
+	defer func() {
+		if err != nil {
+			stop()
+		}
+	}()
+	var ports [3]string
+	for i := range ports {
+		if ports[i], err = freePort(); err != nil {
+			return "", nil, err
+		}
+	}
+	config, plugins := filepath.Join(directory, "rabbitmq.conf"), filepath.Join(directory, "enabled_plugins")
+	if err := errors.Join(os.WriteFile(config, nil, 0o600), os.WriteFile(plugins, []byte("[].\n"), 0o600)); err != nil {
+		return "", nil, err
+	}
+	environment := append(os.Environ(),
+		"HOME="+directory, // the Erlang cookie goes there
+		"RABBITMQ_NODENAME=demo"+ports[0]+"@localhost",
+		"RABBITMQ_NODE_IP_ADDRESS=127.0.0.1", "RABBITMQ_NODE_PORT="+ports[0], "RABBITMQ_DIST_PORT="+ports[1],
+		"ERL_EPMD_ADDRESS=127.0.0.1", "ERL_EPMD_PORT="+ports[2],
+		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}",
+		"RABBITMQ_MNESIA_BASE="+filepath.Join(directory, "mnesia"), "RABBITMQ_LOG_BASE="+filepath.Join(directory, "log"),
+		"RABBITMQ_CONFIG_FILE="+config, "RABBITMQ_ENABLED_PLUGINS_FILE="+plugins,
+		"RABBITMQ_PID_FILE="+filepath.Join(directory, "pid"))
+
+	// RabbitMQ would start epmd itself, as a daemon that outlives it. It uses one that runs already.
+	mapper := exec.Command(epmd)
+	mapper.Env = environment
+	m, err := start(mapper)
+	if err != nil {
+		return "", nil, err
+	}
+	stop = func() { m.stop(); os.RemoveAll(directory) }
+	if err := m.waitForPort(ports[2], 10*time.Second); err != nil {
+		return "", nil, err
+	}
+	node := exec.Command(script)
+	node.Env = environment
+	n, err := start(node)
+	if err != nil {
+		return "", nil, err
+	}
+	stop = func() { n.stop(); m.stop(); os.RemoveAll(directory) }
+	if err := n.waitForPort(ports[0], 60*time.Second); err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("amqp://guest:guest@127.0.0.1:%s/", ports[0]), stop, nil
+}
