@@ -83,7 +83,7 @@ func (e batchExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnl
 	for i, span := range spans {
 		short[i] = shortened{span}
 	}
-	return e.export(ctx, short)
+	return e.export(context.WithValue(ctx, started{}, time.Now()), short)
 }
 
 // export exports spans, in halves where the agent refuses them as too large. After a partial success all count as lost.
@@ -104,8 +104,7 @@ type shortened struct{ sdktrace.ReadOnlySpan }
 
 func (s shortened) Status() sdktrace.Status {
 	status := s.ReadOnlySpan.Status()
-	status.Description = shorten(status.Description)
-	return status
+	return sdktrace.Status{Code: status.Code, Description: shorten(status.Description)}
 }
 
 func (s shortened) Events() []sdktrace.Event {
@@ -123,14 +122,15 @@ func (s shortened) Events() []sdktrace.Event {
 
 func shorten(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxText)], "") }
 
-// likely names causes that gRPC's errors only hint at.
-var likely = strings.NewReplacer(
+var likely = strings.NewReplacer( // the causes that gRPC's errors only hint at
 	"produced zero addresses", "no such host",
 	"first record does not look like a TLS handshake", "https in the endpoint, and plaintext at the other end",
 	"server preface: EOF", "server preface: EOF: http in the endpoint, and perhaps TLS at the other end",
 	"frame header looked like an HTTP/1.1 header", "other end speaks HTTP: want gRPC's port, often 4317, not 4318")
 
 var lastFailure atomic.Value // the error of the last attempt to export that failed
+
+type started struct{} // the key of the time when an export began
 
 // Diagnose is around each attempt to export. The exporter returns an error only when it gives up, after 2 minutes, so
 // from 5 s on failed attempts go to [otel.Handle], each with the endpoint and, where it can be told, the likely cause.
@@ -140,7 +140,7 @@ func Diagnose(ctx context.Context, method string, request, reply any, conn *grpc
 	if err != nil {
 		err := fmt.Errorf("export to %s: %s", conn.Target(), likely.Replace(err.Error()))
 		lastFailure.Store(err)
-		if deadline, _ := ctx.Deadline(); time.Until(deadline) < outage-5*time.Second {
+		if start, _ := ctx.Value(started{}).(time.Time); time.Since(start) > 5*time.Second {
 			otel.Handle(err)
 		}
 	}

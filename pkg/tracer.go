@@ -45,9 +45,8 @@ type NewSpanProcessor func(sdktrace.SpanExporter, ...sdktrace.BatchSpanProcessor
 // NewBatcher and Diagnose (pkg/batcher.go), which count the spans that are lost and say why. Call shutdown last: it
 // exports the spans that still wait, for up to 4 s, and logs what went wrong. Spans missing? See docs/missing-spans.md.
 //
-// The SDK reads OpenTelemetry's standard variables by itself, such as OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME
-// and OTEL_TRACES_SAMPLER. An option in code would override its variable, so here one is set only where its variable
-// is not.
+// The SDK reads OpenTelemetry's standard variables by itself, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER. An
+// option in code would override its variable, so here one is set only where its variable is not.
 func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcessor,
 	interceptors ...grpc.UnaryClientInterceptor) (shutdown func(), err error) {
 	// The SDK reports errors here, such as an agent that is unreachable. One line in 10 s is enough to know.
@@ -95,13 +94,13 @@ func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcesso
 // newExporter returns what sends batches of spans to the agent. It outlives an outage of two minutes: by default the
 // exporter gives up on a batch after 10 s, and gRPC waits up to two minutes before it connects again.
 func newExporter(ctx context.Context, interceptors []grpc.UnaryClientInterceptor) (sdktrace.SpanExporter, error) {
-	reconnect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
-	reconnect.Backoff.MaxDelay = 3 * time.Second
+	redial := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
+	redial.Backoff.MaxDelay = 3 * time.Second
 	return otlptracegrpc.New(ctx, append(slices.Concat(
 		unless(otlptracegrpc.WithEndpointURL("http://localhost:4317"), // http is without TLS
 			"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
 		unless(otlptracegrpc.WithTimeout(outage), "OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT")),
-		otlptracegrpc.WithDialOption(grpc.WithConnectParams(reconnect), grpc.WithChainUnaryInterceptor(interceptors...)),
+		otlptracegrpc.WithDialOption(grpc.WithConnectParams(redial), grpc.WithChainUnaryInterceptor(interceptors...)),
 		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
 			Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second, MaxElapsedTime: outage}))...)
 }

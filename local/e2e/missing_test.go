@@ -98,6 +98,12 @@ var faults = map[string]func(m *missing){
 		d, _ := startDemo(m.T, `services:
   client: {environment: {REQUESTS: "1"}}
   otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=service.pipelines.traces.exporters=[debug]"]}`)
+		if _, err := d.Wait(m.Context(), "client"); err != nil {
+			m.Fatal(err)
+		}
+		if err := d.Stop(); err != nil { // so that all that will come has come
+			m.Error(err)
+		}
 		m.sees(func() string { return d.Hops().String() })
 	},
 	"never-ended": func(m *missing) {
