@@ -13,10 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -60,7 +62,8 @@ func (b *batcher) OnEnd(span sdktrace.ReadOnlySpan) {
 func (b *batcher) Shutdown(ctx context.Context) error {
 	err := b.SpanProcessor.Shutdown(ctx)
 	if recorded, exported := b.recorded.Load(), b.exported.Load(); exported < recorded {
-		return errors.Join(fmt.Errorf("%d of %d spans were lost", recorded-exported, recorded), err)
+		why, _ := lastFailure.Load().(error)
+		return errors.Join(fmt.Errorf("%d of %d spans were lost", recorded-exported, recorded), err, why)
 	}
 	return err
 }
@@ -80,7 +83,7 @@ func (e batchExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnl
 	for i, span := range spans {
 		short[i] = shortened{span}
 	}
-	return e.export(ctx, short)
+	return e.export(context.WithValue(ctx, started{}, time.Now()), short)
 }
 
 // export exports spans, in halves where the agent refuses them as too large. After a partial success all count as lost.
@@ -101,8 +104,7 @@ type shortened struct{ sdktrace.ReadOnlySpan }
 
 func (s shortened) Status() sdktrace.Status {
 	status := s.ReadOnlySpan.Status()
-	status.Description = shorten(status.Description)
-	return status
+	return sdktrace.Status{Code: status.Code, Description: shorten(status.Description)}
 }
 
 func (s shortened) Events() []sdktrace.Event {
@@ -119,3 +121,28 @@ func (s shortened) Events() []sdktrace.Event {
 }
 
 func shorten(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxText)], "") }
+
+var likely = strings.NewReplacer( // the causes that gRPC's errors only hint at
+	"produced zero addresses", "no such host",
+	"first record does not look like a TLS handshake", "https in the endpoint, and plaintext at the other end",
+	"server preface: EOF", "server preface: EOF: http in the endpoint, and perhaps TLS at the other end",
+	"frame header looked like an HTTP/1.1 header", "other end speaks HTTP: want gRPC's port, often 4317, not 4318")
+
+var lastFailure atomic.Value // the error of the last attempt to export that failed
+
+type started struct{} // the key of the time when an export began
+
+// Diagnose is around each attempt to export. The exporter returns an error only when it gives up, after 2 minutes, so
+// from 5 s on failed attempts go to [otel.Handle], each with the endpoint and, where it can be told, the likely cause.
+func Diagnose(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, attempt grpc.UnaryInvoker,
+	options ...grpc.CallOption) error {
+	err := attempt(ctx, method, request, reply, conn, options...)
+	if err != nil {
+		err := fmt.Errorf("export to %s: %s", conn.Target(), likely.Replace(err.Error()))
+		lastFailure.Store(err)
+		if start, _ := ctx.Value(started{}).(time.Time); time.Since(start) > 5*time.Second {
+			otel.Handle(err)
+		}
+	}
+	return err
+}

@@ -180,7 +180,7 @@ func (b *Broker) listen(ctx context.Context, payloads chan<- string) error {
 }
 
 // subscribe passes on what comes over one connection until it is lost. When ctx is done, it asks Redis for no more, and
-// returns when Redis has confirmed that: what was sent before comes first. (go-redis's channel would discard all errors,
+// returns when Redis confirms that: what was sent before comes first. (go-redis's channel would discard all errors,
 // and messages too when the worker is slow.)
 func (b *Broker) subscribe(ctx context.Context, payloads chan<- string, confirmed func()) error {
 	subscription := b.redis.Subscribe(ctx)

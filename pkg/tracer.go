@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,13 +42,13 @@ var version string
 type NewSpanProcessor func(sdktrace.SpanExporter, ...sdktrace.BatchSpanProcessorOption) sdktrace.SpanProcessor
 
 // StartTracing sets the global tracer provider and the global propagator for the service of this name. The demo passes
-// NewBatcher (pkg/batcher.go), which also counts the spans that are lost. Call shutdown last: it exports the spans that
-// still wait, for up to 4 s, and logs what went wrong.
+// NewBatcher and Diagnose (pkg/batcher.go), which count the spans that are lost and say why. Call shutdown last: it
+// exports the spans that still wait, for up to 4 s, and logs what went wrong. Spans missing? See docs/missing-spans.md.
 //
-// The SDK reads OpenTelemetry's standard variables by itself, such as OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME
-// and OTEL_TRACES_SAMPLER. An option in code would override its variable, so here one is set only where its variable
-// is not.
-func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcessor) (shutdown func(), err error) {
+// The SDK reads OpenTelemetry's standard variables by itself, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER. An
+// option in code would override its variable, so here one is set only where its variable is not.
+func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcessor,
+	interceptors ...grpc.UnaryClientInterceptor) (shutdown func(), err error) {
 	// The SDK reports errors here, such as an agent that is unreachable. One line in 10 s is enough to know.
 	report := rate.Sometimes{Interval: 10 * time.Second}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
@@ -66,7 +67,7 @@ func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcesso
 	if err != nil {
 		return nil, fmt.Errorf("describe the service: %w", err)
 	}
-	exporter, err := newExporter(ctx)
+	exporter, err := newExporter(ctx, interceptors)
 	if err != nil {
 		return nil, fmt.Errorf("start exporter: %w", err)
 	}
@@ -92,47 +93,34 @@ func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcesso
 
 // newExporter returns what sends batches of spans to the agent. It outlives an outage of two minutes: by default the
 // exporter gives up on a batch after 10 s, and gRPC waits up to two minutes before it connects again.
-func newExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
-	reconnect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
-	reconnect.Backoff.MaxDelay = 3 * time.Second
-	options := []otlptracegrpc.Option{
-		otlptracegrpc.WithDialOption(grpc.WithConnectParams(reconnect)),
+func newExporter(ctx context.Context, interceptors []grpc.UnaryClientInterceptor) (sdktrace.SpanExporter, error) {
+	redial := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
+	redial.Backoff.MaxDelay = 3 * time.Second
+	return otlptracegrpc.New(ctx, append(slices.Concat(
+		unless(otlptracegrpc.WithEndpointURL("http://localhost:4317"), // http is without TLS
+			"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+		unless(otlptracegrpc.WithTimeout(outage), "OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT")),
+		otlptracegrpc.WithDialOption(grpc.WithConnectParams(redial), grpc.WithChainUnaryInterceptor(interceptors...)),
 		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
-			Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second, MaxElapsedTime: outage}),
-	}
-	if unset("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
-		options = append(options, otlptracegrpc.WithEndpointURL("http://localhost:4317")) // http is without TLS
-	}
-	if unset("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT") {
-		options = append(options, otlptracegrpc.WithTimeout(outage))
-	}
-	return otlptracegrpc.New(ctx, options...)
+			Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second, MaxElapsedTime: outage}))...)
 }
 
 // batcherOptions say when the batcher exports, and how much waits. It exports once a second, so that you needn't wait
 // for your trace. Its queue must hold what the program makes while the agent is unreachable: the server makes 4 spans a
 // request, so 8192 are enough for 200 s at 10 requests a second, or for 20 s at 100. What doesn't fit is dropped.
-func batcherOptions() (options []sdktrace.BatchSpanProcessorOption) {
-	if unset("OTEL_BSP_SCHEDULE_DELAY") {
-		options = append(options, sdktrace.WithBatchTimeout(time.Second))
-	}
-	if unset("OTEL_BSP_EXPORT_TIMEOUT") {
-		options = append(options, sdktrace.WithExportTimeout(outage))
-	}
-	if unset("OTEL_BSP_MAX_QUEUE_SIZE") {
-		options = append(options, sdktrace.WithMaxQueueSize(8192))
-	}
-	return options
+func batcherOptions() []sdktrace.BatchSpanProcessorOption {
+	return slices.Concat(
+		unless(sdktrace.WithBatchTimeout(time.Second), "OTEL_BSP_SCHEDULE_DELAY"),
+		unless(sdktrace.WithExportTimeout(outage), "OTEL_BSP_EXPORT_TIMEOUT"),
+		unless(sdktrace.WithMaxQueueSize(8192), "OTEL_BSP_MAX_QUEUE_SIZE"))
 }
 
-// unset says whether none of these environment variables has a value.
-func unset(names ...string) bool {
-	for _, name := range names {
-		if os.Getenv(name) != "" {
-			return false
-		}
+// unless returns an option, unless one of these environment variables has a value.
+func unless[Option any](option Option, variables ...string) []Option {
+	if slices.ContainsFunc(variables, func(name string) bool { return os.Getenv(name) != "" }) {
+		return nil
 	}
-	return true
+	return []Option{option}
 }
 
 // newResource describes who makes the spans. In Jaeger, open a span and then "Process".

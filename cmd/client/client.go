@@ -44,7 +44,7 @@ func run(ctx context.Context) error {
 
 	// From here on spans are sent to the agent, in batches. What waits for the next batch when the program ends would
 	// be lost, so shutdown sends it. It is deferred first, and so runs last.
-	shutdown, err := pkg.StartTracing(ctx, "client", pkg.NewBatcher)
+	shutdown, err := pkg.StartTracing(ctx, "client", pkg.NewBatcher, pkg.Diagnose)
 	if err != nil {
 		return err
 	}

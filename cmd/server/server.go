@@ -48,7 +48,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("LISTEN_ADDR=%q: want a free host:port of this machine: %w", address, err)
 	}
-	shutdown, err := pkg.StartTracing(ctx, "server", pkg.NewBatcher)
+	shutdown, err := pkg.StartTracing(ctx, "server", pkg.NewBatcher, pkg.Diagnose)
 	if err != nil {
 		return err
 	}

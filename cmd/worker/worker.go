@@ -27,7 +27,7 @@ func run(ctx context.Context) error {
 		return env.Err
 	}
 
-	shutdown, err := pkg.StartTracing(ctx, "worker", pkg.NewBatcher)
+	shutdown, err := pkg.StartTracing(ctx, "worker", pkg.NewBatcher, pkg.Diagnose)
 	if err != nil {
 		return err
 	}

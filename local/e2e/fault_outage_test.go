@@ -61,7 +61,7 @@ func TestTheAgentIsAwayTwice(t *testing.T) {
 		caughtUp.Sub(back).Round(100*time.Millisecond), took, with, away, float64(away)/float64(with))
 }
 
-// Two minutes without an agent are when the programs give up on the first spans, and so have something to say.
+// The programs say early that there is no agent, and after two minutes they give up on the first spans.
 func TestTheAgentNeverComes(t *testing.T) {
 	needsLong(t)
 	t.Parallel()
@@ -85,6 +85,9 @@ func TestTheAgentNeverComes(t *testing.T) {
 	answered := load.allAnswered()
 	for _, name := range []string{"client", "server", "worker"} {
 		lines := complaints(log.String()[before:], name)
+		if len(lines) == 0 || !strings.Contains(lines[0], "export to ") || !strings.Contains(lines[0], "connection refused") {
+			t.Errorf("%s does not name the endpoint first:\n%s", name, strings.Join(lines, "\n"))
+		}
 		if limit := 1 + int(time.Since(start)/(10*time.Second)); len(lines) > limit {
 			t.Errorf("%s wrote %d lines, want 1 in 10 s at most:\n%s", name, len(lines), strings.Join(lines, "\n"))
 		}
@@ -92,8 +95,8 @@ func TestTheAgentNeverComes(t *testing.T) {
 		if want := map[string]int{"client": 143}[name]; status != want {
 			t.Errorf("%s: exit status %d, want %d", name, status, want)
 		}
-		if !strings.Contains(log.String(), name+" | time=") || !strings.Contains(lastLines(log.String(), name), "spans are lost") {
-			t.Errorf("%s does not say that spans are lost", name)
+		if !strings.Contains(log.String(), name+" | time=") || !strings.Contains(lastLines(log.String(), name), "spans were lost") {
+			t.Errorf("%s does not say that spans were lost", name)
 		}
 		t.Logf("measured: the agent never comes: %s wrote %d lines in %v, exit %d after %v", name, len(lines),
 			time.Since(start).Round(time.Second), status, took)

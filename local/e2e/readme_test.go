@@ -31,6 +31,7 @@ var runBy = map[string]string{
 	"go test -C local/e2e -count=1 -timeout 40m -long": ".ci/run",
 	"go test -C local/e2e -count=1 -run Recipes":       "TestRecipes",
 	"go run -C brokers . redisstreams":                 "TestEachBroker",
+	"redis-cli -p 16379 subscribe work":                "TestTheMessageTellsWhoIsBroken",
 }
 
 const needsDocker, needsKubernetes = "<!-- needs Docker -->", "<!-- needs Kubernetes -->"

@@ -282,6 +282,28 @@ func checkB3(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	return []string{sentID}
 }
 
+// The recipe publishes the broker's port, and the message there is as its page quotes it.
+func TestTheMessageTellsWhoIsBroken(t *testing.T) {
+	for recipe, quote := range map[string]string{"broken-propagation": `"headers":{}`, "broken-propagation/worker": `"headers":{"traceparent":"`} {
+		t.Run(recipe, func(t *testing.T) {
+			t.Parallel()
+			file, err := compose.RecipeFile(projectRoot(t), recipe)
+			if err != nil {
+				t.Fatal(err)
+			}
+			overlay := recipeText(t, strings.TrimPrefix(filepath.ToSlash(file), "recipes/"))
+			d, _ := startServices(t, overlay)
+			headers := onTheWire(t, d, http.Header{})
+			if written := len(headers) > 0; written != strings.Contains(quote, "traceparent") || written && headers["traceparent"] == "" {
+				t.Errorf("the message's headers are %v, want %s", headers, quote)
+			}
+			if !strings.Contains(recipeText(t, "broken-propagation", "README.md"), quote) || !strings.Contains(overlay, "127.0.0.1:16379:6379") {
+				t.Errorf("the page does not quote %s, or %s does not publish the port", quote, file)
+			}
+		})
+	}
+}
+
 // Whichever format comes in, both go out.
 func checkBothFormats(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	for _, header := range []http.Header{{"B3": {asB3}}, {"Traceparent": {asW3C}}} {
