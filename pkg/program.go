@@ -1,7 +1,7 @@
 package pkg
 
 // This file is none of the six. It holds what a program needs whether it is traced or not: settings, signals, an exit
-// status, an HTTP server, and a log. (Two things here know of tracing: Env.OpenTelemetry and traced.)
+// status, an HTTP server, and a log. (Two things here know of tracing: Env.OpenTelemetry and traceHandler.)
 
 import (
 	"cmp"
@@ -30,7 +30,7 @@ import (
 // Main runs a program: run gets a context that the first SIGINT or SIGTERM ends. A second one ends the program at once.
 // The exit status is 0 without an error, 130 or 143 after a signal (128 and its number, as in a shell), 1 otherwise.
 func Main(run func(ctx context.Context) error) {
-	slog.SetDefault(slog.New(traced{slog.NewTextHandler(os.Stderr, nil)}))
+	slog.SetDefault(slog.New(traceHandler{slog.NewTextHandler(os.Stderr, nil)}))
 	logging.Disable() // go-redis's own log: each of its errors is returned as well
 
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -57,19 +57,23 @@ type interrupted struct{ os.Signal }
 
 func (i interrupted) Error() string { return "interrupted: " + i.String() }
 
-// traced adds the ids of the span in the context to each log line, so that a line leads to its trace. Log with
+// traceHandler adds the ids of the span in the context to each log line, so that a line leads to its trace. Log with
 // slog.InfoContext and its like: without a context there is no span.
-type traced struct{ slog.Handler }
+type traceHandler struct{ slog.Handler }
 
-func (h traced) Handle(ctx context.Context, record slog.Record) error {
+func (h traceHandler) Handle(ctx context.Context, record slog.Record) error {
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
 		record.AddAttrs(slog.Any("trace_id", span.TraceID()), slog.Any("span_id", span.SpanID()))
 	}
 	return h.Handler.Handle(ctx, record)
 }
 
-func (h traced) WithAttrs(a []slog.Attr) slog.Handler { return traced{h.Handler.WithAttrs(a)} }
-func (h traced) WithGroup(name string) slog.Handler   { return traced{h.Handler.WithGroup(name)} }
+func (h traceHandler) WithAttrs(a []slog.Attr) slog.Handler {
+	return traceHandler{h.Handler.WithAttrs(a)}
+}
+func (h traceHandler) WithGroup(name string) slog.Handler {
+	return traceHandler{h.Handler.WithGroup(name)}
+}
 
 // Env reads environment variables. One that is empty has its default. The first invalid value is kept in Err: a program
 // looks at it once, and stops before it has started anything. (OpenTelemetry's specification has an SDK warn and go on.

@@ -3,7 +3,9 @@ package kafka
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/plugin/kotel"
@@ -175,10 +177,14 @@ func TestARecordThatComesAgainLinksToTheSameProducer(t *testing.T) {
 		t.Fatal(err)
 	}
 	dying := client(append(Consumer(), Traced())...)
-	record := fetch(t, dying)
-	process(record.Context, []*kgo.Record{record}, func(context.Context) error { return nil })
+	dead := make(chan struct{})
+	go func() {
+		defer close(dead)
+		Receive(t.Context(), dying, func(context.Context, string) error { runtime.Goexit(); return nil })
+	}()
+	<-dead
 	dying.Close()
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	next := client(append(Consumer(), Traced())...)
 	if err := Receive(ctx, next, func(context.Context, string) error { cancel(); return nil }); err != nil {
 		t.Fatal(err)

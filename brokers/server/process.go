@@ -6,6 +6,7 @@ import (
 	"net"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -22,13 +23,18 @@ func start(cmd *exec.Cmd) (*process, error) {
 	p := &process{cmd, &bytes.Buffer{}, make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p.output, p.output
 	cmd.WaitDelay = 5 * time.Second // a child that lives on may hold the output open
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
-	}
+	dieWithThisProcess(cmd)
+	started := make(chan error)
 	go func() {
+		// On Linux the process dies with the thread that started it. So that thread stays, and waits for it.
+		runtime.LockOSThread()
+		started <- cmd.Start()
 		cmd.Wait()
 		close(p.ended)
 	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
+	}
 	return p, nil
 }
 

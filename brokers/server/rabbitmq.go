@@ -51,7 +51,10 @@ func RabbitMQ() (url string, stop func(), err error) {
 		"RABBITMQ_NODENAME=demo"+ports[0]+"@localhost",
 		"RABBITMQ_NODE_IP_ADDRESS=127.0.0.1", "RABBITMQ_NODE_PORT="+ports[0], "RABBITMQ_DIST_PORT="+ports[1],
 		"ERL_EPMD_ADDRESS=127.0.0.1", "ERL_EPMD_PORT="+ports[2],
-		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}",
+		// Without this the script stays, as the node's parent. The node gets no input all the same, and ignores Ctrl+C: stop
+		// ends it.
+		"RABBITMQ_ALLOW_INPUT=1",
+		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-noinput +Bi -kernel inet_dist_use_interface {127,0,0,1}",
 		"RABBITMQ_MNESIA_BASE="+filepath.Join(directory, "mnesia"), "RABBITMQ_LOG_BASE="+filepath.Join(directory, "log"),
 		"RABBITMQ_CONFIG_FILE="+config, "RABBITMQ_ENABLED_PLUGINS_FILE="+plugins,
 		"RABBITMQ_PID_FILE="+filepath.Join(directory, "pid"))
