@@ -139,14 +139,13 @@ func (e *Env) Redis(name, byDefault string) *redis.Options {
 
 // OpenTelemetry checks the standard variables, which the SDK, its exporter and autoprop read by themselves.
 func (e *Env) OpenTelemetry() {
-	const positive, pairs = "a whole number from 1, such as 1000", "key=value,key=value"
+	const positive = "a whole number from 1, such as 1000"
 	for _, check := range []struct{ names, pattern, want string }{
 		{"OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", `https?://[^/]+.*`,
 			"a URL such as http://localhost:4317"},
 		{"OTEL_EXPORTER_OTLP_PROTOCOL OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", `grpc`, "grpc"},
 		{"OTEL_EXPORTER_OTLP_TIMEOUT OTEL_EXPORTER_OTLP_TRACES_TIMEOUT OTEL_BSP_SCHEDULE_DELAY OTEL_BSP_EXPORT_TIMEOUT",
 			`[1-9]\d{0,8}`, positive + " (in milliseconds)"},
-		{"OTEL_EXPORTER_OTLP_HEADERS OTEL_EXPORTER_OTLP_TRACES_HEADERS", `[^=,]+=[^,]*(,[^=,]+=[^,]*)*`, pairs},
 		{"OTEL_BSP_MAX_QUEUE_SIZE OTEL_BSP_MAX_EXPORT_BATCH_SIZE", `[1-9]\d{0,6}`, positive},
 		{"OTEL_SDK_DISABLED", `(?i)false|true`, "false or true"},
 		{"OTEL_TRACES_SAMPLER", `(parentbased_)?(always_on|always_off|traceidratio)`,
@@ -154,7 +153,8 @@ func (e *Env) OpenTelemetry() {
 		{"OTEL_TRACES_SAMPLER_ARG", `0|1|0?\.\d+|[01]\.0*`, "a ratio from 0 to 1, such as 0.1"},
 		{"OTEL_PROPAGATORS", `(,?(tracecontext|baggage|b3|b3multi|jaeger|ottrace|xray|none)\b)+`,
 			"some of tracecontext, baggage, b3, b3multi, jaeger, ottrace, xray, or none"},
-		{"OTEL_RESOURCE_ATTRIBUTES", `[^=,]+=[^,]*(,[^=,]+=[^,]*)*`, pairs},
+		{"OTEL_EXPORTER_OTLP_HEADERS OTEL_EXPORTER_OTLP_TRACES_HEADERS OTEL_RESOURCE_ATTRIBUTES",
+			`[^=,]+=[^,]*(,[^=,]+=[^,]*)*`, "key=value,key=value"},
 	} {
 		pattern := regexp.MustCompile("^(" + check.pattern + ")?$")
 		for _, name := range strings.Fields(check.names) {

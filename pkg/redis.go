@@ -29,8 +29,7 @@ const (
 var (
 	// ErrNoListener is returned when nobody is subscribed to the channel. Pub/sub keeps nothing: the message is gone.
 	ErrNoListener = Error{"no_listener", "nobody listens on the channel " + channel}
-	// ErrRefused is returned when Redis refuses the user, the password, or what the user may do. Trying again would not
-	// help.
+	// ErrRefused is returned when Redis refuses the user, the password, or the command. Retrying would not help.
 	ErrRefused = Error{"refused", "REDIS_URL: Redis refuses the user, the password, or the command; want a user that " +
 		"may publish to the channel " + channel + " and subscribe to it"}
 	// ErrCutOff is why a handler's context is cancelled: the program has to stop.

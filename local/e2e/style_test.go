@@ -43,8 +43,8 @@ func TestTheTutorialIsShortAndCommented(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if all > 1200 {
-		t.Errorf("cmd and pkg have %d lines that aren't blank, without tests, want 1200 at most", all)
+	if all > 1210 {
+		t.Errorf("cmd and pkg have %d lines that aren't blank, without tests, want 1210 at most", all)
 	}
 }
 
