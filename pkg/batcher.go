@@ -62,8 +62,8 @@ func (b *batcher) OnEnd(span sdktrace.ReadOnlySpan) {
 func (b *batcher) Shutdown(ctx context.Context) error {
 	err := b.SpanProcessor.Shutdown(ctx)
 	if recorded, exported := b.recorded.Load(), b.exported.Load(); exported < recorded {
-		why, _ := lastFailure.Load().(error)
-		return errors.Join(fmt.Errorf("%d of %d spans were lost", recorded-exported, recorded), err, why)
+		why, _ := lastFailure.Load().(failure)
+		return errors.Join(fmt.Errorf("%d of %d spans were lost", recorded-exported, recorded), err, why.error)
 	}
 	return err
 }
@@ -128,7 +128,9 @@ var likely = strings.NewReplacer( // the causes that gRPC's errors only hint at
 	"server preface: EOF", "server preface: EOF: http in the endpoint, and perhaps TLS at the other end",
 	"frame header looked like an HTTP/1.1 header", "other end speaks HTTP: want gRPC's port, often 4317, not 4318")
 
-var lastFailure atomic.Value // the error of the last attempt to export that failed
+type failure struct{ error }
+
+var lastFailure atomic.Value // the failure of the last attempt to export, without an error if it succeeded
 
 type started struct{} // the key of the time when an export began
 
@@ -137,9 +139,10 @@ type started struct{} // the key of the time when an export began
 func Diagnose(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, attempt grpc.UnaryInvoker,
 	options ...grpc.CallOption) error {
 	err := attempt(ctx, method, request, reply, conn, options...)
+	lastFailure.Store(failure{})
 	if err != nil {
 		err := fmt.Errorf("export to %s: %s", conn.Target(), likely.Replace(err.Error()))
-		lastFailure.Store(err)
+		lastFailure.Store(failure{err})
 		if start, _ := ctx.Value(started{}).(time.Time); time.Since(start) > 5*time.Second {
 			otel.Handle(err)
 		}
