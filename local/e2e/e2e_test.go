@@ -348,52 +348,6 @@ service: {pipelines: {traces: {receivers: [otlp], exporters: [zipkin]}}}
 	}
 }
 
-// A process that does not end, since it is frozen, would be waited for. A second Ctrl+C means: now.
-func TestASecondSignalKillsAll(t *testing.T) {
-	t.Parallel()
-	needsProc(t)
-	for name, test := range map[string]struct {
-		args   []string
-		says   string // when the signals come
-		frozen string
-	}{
-		"run":   {nil, "all services are started", "/worker"},
-		"load":  {[]string{"-load", "1"}, "1/s: ", "/worker"},
-		"start": {[]string{"-f", overlay(t, `services: {worker: {scale: 0}, client: {depends_on: {server: {condition: service_healthy}}}}`)}, "waiting for server", "/server"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			r := startRunner(t, test.args...)
-			r.says(test.says)
-			frozen := 0
-			for pid, command := range r.children() {
-				if strings.HasSuffix(strings.Trim(command, "\x00"), test.frozen) {
-					frozen++
-					if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			if frozen == 0 {
-				t.Fatalf("there is no %s to freeze", test.frozen)
-			}
-			for range 2 {
-				if err := r.Process.Signal(syscall.SIGINT); err != nil {
-					t.Fatal(err)
-				}
-				r.says("stopping ") // a step that takes more than a second
-			}
-			start := time.Now()
-			if status := r.status(); status != 130 {
-				t.Errorf("exit status %d, want 130", status)
-			}
-			if took := time.Since(start); took > 5*time.Second {
-				t.Errorf("it took %v after the second signal", took)
-			}
-		})
-	}
-}
-
 func TestOnceGivesUpWhenWaitIsOver(t *testing.T) {
 	t.Parallel()
 	r := startRunner(t, "-once", "-wait", "1s", "-f", overlay(t, `services: {client: {environment: {REQUESTS: "1000"}}}`))
