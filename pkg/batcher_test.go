@@ -41,8 +41,8 @@ func (r *receiver) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpa
 
 func (*receiver) Shutdown(context.Context) error { return nil }
 
-// batch makes n spans through a NewBatcher that exports to r, and returns what Shutdown returned and otel.Handle got.
-func batch(t *testing.T, r *receiver, n int, options ...sdktrace.BatchSpanProcessorOption) (last error, handled []string) {
+// batch makes n spans through a NewBatcher that exports to r, and returns what otel.Handle got and Shutdown returned.
+func batch(t *testing.T, r *receiver, n int, options ...sdktrace.BatchSpanProcessorOption) (handled []string, last error) {
 	t.Helper()
 	var mu sync.Mutex
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
@@ -60,13 +60,13 @@ func batch(t *testing.T, r *receiver, n int, options ...sdktrace.BatchSpanProces
 	last = provider.Shutdown(ctx)
 	mu.Lock()
 	defer mu.Unlock()
-	return last, handled
+	return handled, last
 }
 
 func TestLostSpansAreCounted(t *testing.T) {
 	t.Run("none", func(t *testing.T) {
 		r := &receiver{}
-		if err, handled := batch(t, r, 1000); err != nil || len(handled) > 0 || len(r.spans) != 1000 {
+		if handled, err := batch(t, r, 1000); err != nil || len(handled) > 0 || len(r.spans) != 1000 {
 			t.Errorf("got %v and %v, and %d spans arrived, want all 1000", err, handled, len(r.spans))
 		}
 	})
@@ -74,7 +74,7 @@ func TestLostSpansAreCounted(t *testing.T) {
 		release := make(chan struct{})
 		r := &receiver{accept: func(context.Context, []sdktrace.ReadOnlySpan) error { <-release; return nil }}
 		time.AfterFunc(100*time.Millisecond, func() { close(release) })
-		err, handled := batch(t, r, 5000, sdktrace.WithMaxQueueSize(1000))
+		handled, err := batch(t, r, 5000, sdktrace.WithMaxQueueSize(1000))
 		if len(r.spans) != 1000 || err == nil || !strings.Contains(err.Error(), "4000 of 5000 spans were lost") {
 			t.Errorf("%d of 5000 arrived, and Shutdown returned %v", len(r.spans), err)
 		}
@@ -87,7 +87,7 @@ func TestLostSpansAreCounted(t *testing.T) {
 		release := make(chan struct{})
 		r := &receiver{accept: func(context.Context, []sdktrace.ReadOnlySpan) error { <-release; return nil }}
 		time.AfterFunc(100*time.Millisecond, func() { close(release) })
-		if err, _ := batch(t, r, 1000); len(r.spans) != 700 || !strings.Contains(fmt.Sprint(err), "300 of 1000 spans were lost") {
+		if _, err := batch(t, r, 1000); len(r.spans) != 700 || !strings.Contains(fmt.Sprint(err), "300 of 1000 spans were lost") {
 			t.Errorf("%d of 1000 arrived, and Shutdown returned %v", len(r.spans), err)
 		}
 	})
@@ -100,7 +100,7 @@ func TestLostSpansAreCounted(t *testing.T) {
 			}
 			return nil
 		}}
-		err, handled := batch(t, r, 1000)
+		handled, err := batch(t, r, 1000)
 		if len(r.spans) != 488 || !strings.Contains(fmt.Sprint(err), "512 of 1000 spans were lost") || len(handled) != 1 {
 			t.Errorf("%d of 1000 arrived, Shutdown returned %v, and handled was %v", len(r.spans), err, handled)
 		}
@@ -108,7 +108,7 @@ func TestLostSpansAreCounted(t *testing.T) {
 	t.Run("the agent hangs at the end", func(t *testing.T) {
 		hung, late := make(chan struct{}), make(chan error)
 		r := &receiver{accept: func(context.Context, []sdktrace.ReadOnlySpan) error { <-hung; return errors.New("too late") }}
-		if err, _ := batch(t, r, 10); !strings.Contains(fmt.Sprint(err), "10 of 10 spans were lost") {
+		if _, err := batch(t, r, 10); !strings.Contains(fmt.Sprint(err), "10 of 10 spans were lost") {
 			t.Errorf("Shutdown returned %v", err)
 		}
 		otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { late <- err }))
@@ -125,7 +125,7 @@ func TestABatchThatIsTooLargeIsHalved(t *testing.T) {
 		}
 		return nil
 	}}
-	if err, handled := batch(t, r, 1000); err != nil || len(handled) > 0 || len(r.spans) != 1000 {
+	if handled, err := batch(t, r, 1000); err != nil || len(handled) > 0 || len(r.spans) != 1000 {
 		t.Errorf("got %v and %v, and %d spans arrived, want all 1000", err, handled, len(r.spans))
 	}
 }
