@@ -72,7 +72,6 @@ func (b *batcher) lose(spans int, cause error) error {
 	return fmt.Errorf("%d of %d spans were lost so far: %w", b.lost.Add(int64(spans)), b.recorded.Load(), cause)
 }
 
-// batchExporter exports what leaves the queue.
 type batchExporter struct {
 	sdktrace.SpanExporter
 	batcher *batcher

@@ -179,7 +179,7 @@ func (b *Broker) listen(ctx context.Context, payloads chan<- string) error {
 }
 
 // subscribe passes on what comes over one connection until it is lost. When ctx is canceled, it unsubscribes, and it
-// returns when Redis confirms: messages sent before that still come first. (go-redis's channel would discard all errors,
+// returns when Redis confirms: messages sent before that come first. (go-redis's channel would discard all errors,
 // and messages too when the worker is slow.)
 func (b *Broker) subscribe(ctx context.Context, payloads chan<- string, confirmed func()) error {
 	subscription := b.redis.Subscribe(ctx)

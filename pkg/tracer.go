@@ -139,6 +139,9 @@ func newResource(ctx context.Context, name string) (*resource.Resource, error) {
 // or what its method ErrorType returns. It has few values, so you can count failures by it. RecordError would add an
 // event and leave the status unchanged. OpenTelemetry now advises against it:
 // https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
+//
+// Try it: replace `codes.Error` with `codes.Unset` and run `go run -C local . -once -shape`. `example error` isn't an
+// error anymore: only the status makes it one.
 func Fail(span trace.Span, err error) error {
 	span.SetStatus(codes.Error, err.Error())
 	span.SetAttributes(semconv.ErrorType(err))

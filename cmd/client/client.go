@@ -78,7 +78,9 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	// function to function inside one program. The trace context, which is the ids of the trace and of the parent span,
 	// travels between programs.
 	ctx, span := tracer.Start(ctx, "make request")
-	// A span that is never ended is never exported. Defer End when the span covers the whole function, as here.
+	// A span that is never ended is never exported. Defer End when the span covers the whole function, as here. Try it:
+	// delete `defer span.End()` below and run `go run -C local . -once -shape`. The root `make request` is gone, and
+	// `HTTP GET` comes first: its parent never arrives.
 	defer span.End()
 
 	// Baggage is a set of keys and values that travels with the trace context to every service in this trace. All of
@@ -99,8 +101,8 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 		// the parent span. If the whole operation has failed, mark that span too, as Fail does below.
 		err = pkg.Error{Type: strconv.Itoa(status), Text: fmt.Sprintf("the server responded %d: %q", status, body)}
 	}
-	// An event is a moment in a span. In Jaeger, open the span and click "Logs". OpenTelemetry is replacing events by
-	// log records that carry the span's ids, and new code should write those. AddEvent continues to work.
+	// An event is a moment in a span. In Jaeger, open the span and click "Logs". In new code, OpenTelemetry recommends
+	// log records that carry the span's ids. AddEvent continues to work.
 	span.AddEvent("response", trace.WithAttributes(semconv.HTTPResponseBodySize(len(body))))
 	// To open this trace, paste its id from your terminal into Jaeger's search field.
 	fmt.Println(status, span.SpanContext().TraceID(), time.Since(start).Round(time.Millisecond))

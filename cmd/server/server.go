@@ -75,8 +75,8 @@ type server struct {
 
 // newHandler returns the server's routes. otelhttp.NewHandler extracts (reads) the trace context from the request's
 // headers and starts the span `GET /hello` as a child of the client's span. That is how the trace continues. It wraps
-// one route inside the mux, because the span's name is the route, which only the mux knows. /healthz has no span: it is
-// polled every few seconds, and nobody would look at those traces.
+// one route inside the mux, because the span's name is the route, which only the mux knows. /healthz has no span, since
+// it is polled every few seconds.
 func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	s := &server{broker, work}
 	mux := http.NewServeMux()
@@ -85,7 +85,6 @@ func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	return mux
 }
 
-// hello handles one request.
 func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	// The request's context holds the span that otelhttp started. Its trace id goes into a response header, so that a
@@ -105,14 +104,12 @@ func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(status)
 	fmt.Fprintln(w, body)
-	// ctx gives this log line its trace id and span id (see pkg/program.go), so you can find the trace of any line. In
-	// new code, OpenTelemetry recommends such log records over span events, exported through its Logs API. This demo
-	// only prints them.
+	// ctx gives this log line its trace id and span id (see pkg/program.go), so you can find the trace of any line.
+	// This demo only prints log records; OpenTelemetry's Logs API could export them.
 	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start), "result", result)
 }
 
-// statusClientClosedRequest is for the log and the span: nobody receives it. The code is nginx's.
-const statusClientClosedRequest = 499
+const statusClientClosedRequest = 499 // nginx's code, for the log and the span: nobody receives it
 
 // handle is the work of one request: your own span, inside the library's.
 func (s *server) handle(ctx context.Context, body string) error {
@@ -133,9 +130,10 @@ func (s *server) handle(ctx context.Context, body string) error {
 		return err // the caller hung up, which cancels r.Context()
 	}
 
-	// For HTTP, otelhttp propagates the trace context. For the broker, no library does: pkg/broker.go shows how Publish
-	// does it. ctx holds this span, so `publish work` becomes its child. WithoutCancel keeps the span and drops the
-	// cancellation, so publishing completes even if the caller hangs up now.
+	// For HTTP, otelhttp propagates the trace context. For the broker, Publish does: see pkg/broker.go. ctx holds this
+	// span, so `publish work` becomes its child. WithoutCancel keeps the span but not the cancellation, so publishing
+	// completes even if the caller hangs up now. Try it: replace `context.WithoutCancel(ctx)` with
+	// `context.Background()` and run `go run -C local . -once -shape`. `publish work` starts its own trace.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := s.broker.Publish(ctx, body); err != nil {
