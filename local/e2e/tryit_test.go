@@ -181,7 +181,7 @@ func TestTheTutorialHasTheTryItNotes(t *testing.T) {
 		var note []string
 		for line := range strings.Lines(string(content)) {
 			comment, isComment := strings.CutPrefix(strings.TrimSpace(line), "//")
-			if strings.Contains(comment, "Try it: ") {
+			if strings.Contains(comment, "Try it:") {
 				note = []string{}
 			}
 			if note == nil {
