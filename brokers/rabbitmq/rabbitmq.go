@@ -1,6 +1,6 @@
 // Package rabbitmq is the lesson of pkg/broker.go for RabbitMQ.
 //
-// RabbitMQ's messages have headers, and the broker keeps a message until you acknowledge or reject it. What differs from
+// RabbitMQ messages have headers, and the broker keeps a message until you acknowledge or reject it. What differs from
 // pkg/broker.go: header values can be of any type, there may be no headers at all, and a message can come again.
 // rabbitmq_test.go shows what happens if you miss one of these.
 package rabbitmq
