@@ -238,7 +238,7 @@ func runLoad(ctx context.Context, f flags, options stack.Options, c *console) er
 }
 
 // signalContext returns a context that SIGINT and SIGTERM end, with the signal as its cause, and a channel that a second
-// one closes: who presses Ctrl+C again can't wait any longer.
+// one closes: pressing Ctrl+C again means that you don't want to wait.
 func signalContext() (context.Context, <-chan struct{}) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals, kill := make(chan os.Signal, 2), make(chan struct{})
@@ -295,7 +295,7 @@ func clientDone(ctx context.Context, d *stack.Demo, f flags) error {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	case !f.once:
-		return nil // if it failed, Failed says so
+		return nil // if it failed, Failed reports it
 	case len(clients) == 0:
 		return errors.New("-once: there is no client to wait for")
 	}
