@@ -36,8 +36,7 @@ var tracer = otel.Tracer("otel-demo/pkg")
 
 // Broker sends and receives messages over Redis pub/sub. Its connection and its subscription are in pkg/redis.go.
 type Broker struct {
-	// NewRoot starts a new trace for each message, linked to the producer's span. By default the span is also a child
-	// of the producer's.
+	// NewRoot starts a new trace for each message, linked to the producer's span. By default, that span is the parent.
 	NewRoot bool
 
 	redis  *redis.Client

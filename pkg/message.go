@@ -24,8 +24,9 @@ type Message struct {
 	ID string `json:"id"`
 	// Headers hold the trace context and the baggage. A propagator turns these into keys and values, and back. What it
 	// writes to and reads from is called a carrier: MapCarrier is one for a map. Its keys are case-sensitive. The W3C's
-	// are lowercase, so both sides agree, whatever language they are written in. Try it: replace `json:"headers"` with
-	// `json:"-"` and run `go run -C local . -once -shape`. Without headers, `process work` starts its own trace.
+	// are lowercase, so both sides agree, whatever language they are written in.
+	// Try it: replace `json:"headers"` with `json:"-"` and run `go run -C local . -once -shape`. Without headers,
+	// `process work` starts its own trace.
 	Headers propagation.MapCarrier `json:"headers"`
 	Body    string                 `json:"body"`
 }

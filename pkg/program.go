@@ -76,8 +76,8 @@ func (h traceHandler) WithGroup(name string) slog.Handler {
 }
 
 // Env reads environment variables. An empty one has its default. The first invalid value is kept in Err, so that a
-// program checks once and exits before it starts anything. (By OpenTelemetry's specification an SDK would warn and
-// continue. A demo that runs with other settings than yours would teach the wrong thing.)
+// program checks once and exits before it starts anything. (The specification has an SDK warn and continue instead. A
+// demo that ignores your settings would teach the wrong thing.)
 type Env struct{ Err error }
 
 var errInvalid = errors.New("invalid")

@@ -78,9 +78,9 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	// function to function inside one program. The trace context, which is the ids of the trace and of the parent span,
 	// travels between programs.
 	ctx, span := tracer.Start(ctx, "make request")
-	// A span that is never ended is never exported. Defer End when the span covers the whole function, as here. Try it:
-	// delete `defer span.End()` below and run `go run -C local . -once -shape`. The root `make request` is gone, and
-	// `HTTP GET` comes first: its parent never arrives.
+	// A span that is never ended is never exported. Defer End when the span covers the whole function, as here.
+	// Try it: delete `defer span.End()` below and run `go run -C local . -once -shape`. The root `make request` is
+	// gone, and `HTTP GET` comes first: its parent never arrives.
 	defer span.End()
 
 	// Baggage is a set of keys and values that travels with the trace context to every service in this trace. All of

@@ -132,8 +132,9 @@ func (s *server) handle(ctx context.Context, body string) error {
 
 	// For HTTP, otelhttp propagates the trace context. For the broker, Publish does: see pkg/broker.go. ctx holds this
 	// span, so `publish work` becomes its child. WithoutCancel keeps the span but not the cancellation, so publishing
-	// completes even if the caller hangs up now. Try it: replace `context.WithoutCancel(ctx)` with
-	// `context.Background()` and run `go run -C local . -once -shape`. `publish work` starts its own trace.
+	// completes even if the caller hangs up now.
+	// Try it: replace `context.WithoutCancel(ctx)` with `context.Background()`, run `go run -C local . -once -shape`.
+	// `publish work` starts its own trace.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := s.broker.Publish(ctx, body); err != nil {

@@ -47,9 +47,9 @@ func run(ctx context.Context) error {
 	// Receive calls this for each message. It does what otelhttp does in the server: the span `process work` is in ctx,
 	// and if you return an error, that span becomes an error.
 	handle := func(ctx context.Context, message pkg.Message) error {
-		// The client set this, two hops away. All that the server did for it was to pass ctx on. Try it: replace
-		// `Member("username")` with `Member("Username")` and run `go run -C local . -once -shape`. There is no error,
-		// but user.name is gone: names are case-sensitive, and a missing one has an empty value.
+		// The client set this, two hops away. All that the server did for it was to pass ctx on.
+		// Try it: replace `Member("username")` with `Member("Username")` and run `go run -C local . -once -shape`.
+		// There is no error, but user.name is gone: names are case-sensitive, and a missing one has an empty value.
 		username := baggage.FromContext(ctx).Member("username").Value()
 		// You can search for an attribute: in Jaeger, enter user.name=donuts under "Tags".
 		trace.SpanFromContext(ctx).SetAttributes(semconv.UserName(username))
