@@ -2,13 +2,13 @@
 
 FROM golang:1.26 AS build
 WORKDIR /src
-# The modules change less often than the code, so they have a layer of their own.
+# The modules change less often than the code, so they have their own layer.
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 # VERSION becomes the resource attribute service.version of every span.
 ARG VERSION=dev
-# All three at once, and CMD only below: so this stage is the same for all, and is built once.
+# This builds all three, and CMD is only used below, so that the stage is the same for all and runs once.
 # grpcnotrace leaves out gRPC's own debug pages, a third of the binary.
 RUN CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags "-s -w -X otel-demo/pkg.version=${VERSION}" -o /out/ ./cmd/...
 

@@ -1,7 +1,7 @@
 package main
 
-// Copy this file, and put your own publisher and worker in the place of those below. The test fails if the trace
-// context is lost between them. It needs no collector and no backend.
+// Replace the publisher and the worker below with your own. The test fails if the trace context is lost between them. It
+// needs no collector and no backend.
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 	"otel-demo/brokers/redisstreams"
 )
 
-// spans records what all tests of this package make. Don't give each test a provider of its own: a package-level `var
+// spans records the spans of all tests of this package. Don't give each test its own provider: a package-level `var
 // tracer = otel.Tracer("...")` stays on the first provider that is set, so the second test would see no spans.
 var spans = tracetest.NewSpanRecorder()
 

@@ -65,7 +65,7 @@ func run(ctx context.Context) error {
 	return fmt.Errorf("%q: want the name of one broker: nats, kafka, rabbitmq or redisstreams", os.Args[1:])
 }
 
-// checkAgent returns an error if nobody would take the spans.
+// checkAgent returns an error if no agent would accept the spans.
 func checkAgent() error {
 	endpoint := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"),
 		"http://localhost:4317")
@@ -117,7 +117,7 @@ func (w *worker) handle(ctx context.Context, task string) error {
 	return nil
 }
 
-// play runs receive, and meanwhile publishes the tasks of each story in one trace. It goes on when all deliveries have
+// play runs receive, and meanwhile publishes the tasks of each story in one trace. It returns when all deliveries have
 // been handled.
 func (w *worker) play(ctx context.Context, receive func(context.Context) error, send func(context.Context, string) error,
 	stories ...story) error {
@@ -154,7 +154,7 @@ func (w *worker) tell(ctx context.Context, send func(context.Context, string) er
 	return nil
 }
 
-// publish sends tasks in a trace of their own, and prints its id.
+// publish sends tasks in a new trace, and prints its id.
 func publish(ctx context.Context, lookAt string, send func(context.Context, string) error, tasks ...string) error {
 	ctx, span := otel.Tracer("otel-demo/brokers").Start(ctx, "request")
 	defer span.End()

@@ -27,7 +27,7 @@ func newConsole() *console {
 	return &console{stdout: os.Stdout, stderr: os.Stderr, colors: map[string]int{}, width: len("otel-collector")}
 }
 
-// inColor says whether a file is a terminal whose user wants colours: https://no-color.org.
+// inColor says whether a file is a terminal whose user wants colors: https://no-color.org.
 func inColor(f *os.File) bool { return os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd())) }
 
 // line writes a line of a service. The runner's own lines have no name before them.
@@ -81,7 +81,7 @@ func (c *console) progressLine() func(string) {
 func (c *console) text(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, _ = io.WriteString(c.stdout, text) // nobody left to tell
+	_, _ = io.WriteString(c.stdout, text) // there is no one left to tell
 }
 
 // watch writes each trace of a store once, when it is finished, until stop is closed. Then it writes the others, each

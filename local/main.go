@@ -32,23 +32,23 @@ const usage = `Runs the demo of docker-compose.yml without Docker, until Ctrl+C:
   -f FILE         a compose file to merge into docker-compose.yml, from the project's folder; may be repeated
   -recipe NAME    the same as -f recipes/NAME/docker-compose.yml; NAME/VARIANT for docker-compose.VARIANT.yml
   -once           stop when the client is done and its traces have arrived; the exit status is the client's
-  -wait DURATION  with -once: how long at most, from when all is started (60s); the exit status is 1 if that is over
-  -shape          print the traces' shape at the end, rather than each trace as a tree
-  -load RATE      send so many requests a second to the demo, traced, and to a second one, untraced, at the same time, and
-                  report what tracing costs; WORK_DURATION is 0. Several rates: each in turn, and one demo after the
-                  other, until it can't take any more. Not with REDIS_URL, as each demo needs its own
-  -for DURATION   with -load: how long each rate (60s)
-  -json           with -load: the report as JSON, a line for each rate
-  -hops           only ask a demo that runs, with the same -f and -recipe, where its spans are, and print a table; its
-                  viewer shows the same at /hops
-  -collector      only start a collector on localhost:4317, which throws all spans away: for the benchmarks in pkg
+  -wait DURATION  with -once: the longest time to wait after all services have started (60s); then the exit status is 1
+  -shape          print the traces' shape at the end, instead of each trace as a tree
+  -load RATE      send this many requests a second to the demo, traced, and to a second one, untraced, at the same time,
+                  and report what tracing costs; WORK_DURATION is 0. With several rates: one rate after another, and one
+                  demo after the other, until it can't keep up. Not with REDIS_URL, because each demo needs its own
+  -for DURATION   with -load: how long to send at each rate (60s)
+  -json           with -load: print the report as JSON, one line for each rate
+  -hops           only print a table of where the spans of a running demo are; give it the same -f and -recipe as the
+                  demo. Its viewer shows the same table at /hops
+  -collector      only start a collector on localhost:4317 that discards all spans: for the benchmarks in pkg
 
-Traces go to standard output, everything else to standard error. REDIS_URL makes it use that Redis.
+Traces go to standard output, everything else to standard error. Set REDIS_URL to use your own Redis.
 `
 
 func main() { os.Exit(status(run(os.Args[1:]))) }
 
-// status returns the exit status for how a run ended, and says why, unless a client has.
+// status returns the exit status for how a run ended, and prints the error, unless a client has printed its own.
 func status(err error) int {
 	if err == nil {
 		return 0
@@ -70,12 +70,12 @@ func status(err error) int {
 	return 1
 }
 
-// clientStatus is the exit status of a client that failed. It has said why itself.
+// clientStatus is the exit status of a client that failed. The client has printed why.
 type clientStatus int
 
 func (s clientStatus) Error() string { return fmt.Sprintf("the client's exit status is %d", int(s)) }
 
-// interrupted is a signal that ended the run.
+// interrupted is a signal that stopped the run.
 type interrupted struct{ syscall.Signal }
 
 func (i interrupted) Error() string { return "stopped by a signal: " + i.String() }
@@ -238,7 +238,7 @@ func runLoad(ctx context.Context, f flags, options stack.Options, c *console) er
 }
 
 // signalContext returns a context that SIGINT and SIGTERM end, with the signal as its cause, and a channel that a second
-// one closes: who presses Ctrl+C again can't wait any longer.
+// one closes: pressing Ctrl+C again means that you don't want to wait.
 func signalContext() (context.Context, <-chan struct{}) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals, kill := make(chan os.Signal, 2), make(chan struct{})
@@ -295,7 +295,7 @@ func clientDone(ctx context.Context, d *stack.Demo, f flags) error {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	case !f.once:
-		return nil // if it failed, Failed says so
+		return nil // if it failed, Failed reports it
 	case len(clients) == 0:
 		return errors.New("-once: there is no client to wait for")
 	}

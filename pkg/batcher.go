@@ -1,7 +1,7 @@
 package pkg
 
-// This file is none of the six. It puts around the SDK's batcher what a program in production wants: the spans that are
-// lost are counted, and what the SDK's limits leave unbounded is cut off.
+// This file is not one of the six. It wraps the SDK's batcher for production: it counts the spans that are lost, and
+// cuts off what the SDK's limits leave unbounded.
 
 import (
 	"cmp"
@@ -23,12 +23,12 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// maxText is the longest status text, and the longest value of an event's attribute, in bytes.
+// maxText is the longest status text and the longest value of an event's attribute, in bytes.
 const maxText = 2048
 
-// NewBatcher returns [sdktrace.NewBatchSpanProcessor] with a count of the spans that are lost: those that found the
-// queue full, and those that the agent did not accept. [otel.Handle] gets an error with each loss and the count so far,
-// and Shutdown returns one with the final count. A batch that the agent refuses as too large is exported in halves.
+// NewBatcher returns a [sdktrace.NewBatchSpanProcessor] that counts the spans that are lost: those that find the queue
+// full, and those that the agent doesn't accept. [otel.Handle] gets an error with each loss and the count so far, and
+// Shutdown returns one with the final count. A batch that the agent refuses as too large is exported in halves.
 func NewBatcher(exporter sdktrace.SpanExporter, options ...sdktrace.BatchSpanProcessorOption) sdktrace.SpanProcessor {
 	size, _ := strconv.Atoi(os.Getenv("OTEL_BSP_MAX_QUEUE_SIZE"))
 	o := sdktrace.BatchSpanProcessorOptions{MaxQueueSize: cmp.Or(size, sdktrace.DefaultMaxQueueSize)}
@@ -46,7 +46,7 @@ type batcher struct {
 	recorded, exported, lost atomic.Int64
 }
 
-// OnEnd puts a span into the queue. It lets in only as many as the SDK's queue can hold, so that one is never full.
+// OnEnd queues a span. It admits only as many as the SDK's queue can hold, so the SDK never drops one silently.
 func (b *batcher) OnEnd(span sdktrace.ReadOnlySpan) {
 	if !span.SpanContext().IsSampled() {
 		return
@@ -58,7 +58,7 @@ func (b *batcher) OnEnd(span sdktrace.ReadOnlySpan) {
 	b.SpanProcessor.OnEnd(span)
 }
 
-// Shutdown exports what waits, until ctx is done. What is left then is lost.
+// Shutdown exports what is queued until ctx is canceled. What is left then is lost.
 func (b *batcher) Shutdown(ctx context.Context) error {
 	err := b.SpanProcessor.Shutdown(ctx)
 	if recorded, exported := b.recorded.Load(), b.exported.Load(); exported < recorded {
@@ -72,7 +72,6 @@ func (b *batcher) lose(spans int, cause error) error {
 	return fmt.Errorf("%d of %d spans were lost so far: %w", b.lost.Add(int64(spans)), b.recorded.Load(), cause)
 }
 
-// batchExporter is the other end of the queue.
 type batchExporter struct {
 	sdktrace.SpanExporter
 	batcher *batcher
@@ -86,7 +85,7 @@ func (e batchExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnl
 	return e.export(context.WithValue(ctx, started{}, time.Now()), short)
 }
 
-// export exports spans, in halves where the agent refuses them as too large. After a partial success all count as lost.
+// export exports spans, in halves if the agent refuses them as too large. After a partial success, all count as lost.
 func (e batchExporter) export(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := e.SpanExporter.ExportSpans(ctx, spans)
 	switch half := len(spans) / 2; {
@@ -99,7 +98,7 @@ func (e batchExporter) export(ctx context.Context, spans []sdktrace.ReadOnlySpan
 	return e.batcher.lose(len(spans), err)
 }
 
-// shortened is a span whose status and events are bounded. The SDK's own limit holds for the span's attributes alone.
+// shortened is a span whose status and events are bounded. The SDK's own limit applies only to the span's attributes.
 type shortened struct{ sdktrace.ReadOnlySpan }
 
 func (s shortened) Status() sdktrace.Status {
@@ -134,8 +133,8 @@ var lastFailure atomic.Value // the failure of the last attempt to export, witho
 
 type started struct{} // the key of the time when an export began
 
-// Diagnose is around each attempt to export. The exporter returns an error only when it gives up, after 2 minutes, so
-// from 5 s on failed attempts go to [otel.Handle], each with the endpoint and, where it can be told, the likely cause.
+// Diagnose wraps each attempt to export. The exporter returns an error only when it gives up, after 2 minutes. So after
+// 5 s, failed attempts go to [otel.Handle], with the endpoint and, where known, the likely cause.
 func Diagnose(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, attempt grpc.UnaryInvoker,
 	options ...grpc.CallOption) error {
 	err := attempt(ctx, method, request, reply, conn, options...)

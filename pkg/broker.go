@@ -1,16 +1,16 @@
 package pkg
 
-// This file is file 5 of 6: how the broker injects the trace context into a message, and extracts it again.
+// This is file 5 of 6: how the broker injects the trace context into a message, and extracts it again.
 //
-// Look into OpenTelemetry's registry first: for your broker's client there may be an instrumentation library. Where
-// there is none, or where it stops half way, do what it would do:
+// First look in OpenTelemetry's registry: there may be an instrumentation library for your broker's client. If there is
+// none, or if it does only part of the job, do what it would do:
 //
-//  1. The producer starts a span of the kind producer, and injects the context into the message's headers.
-//  2. The consumer extracts the context from the headers, and starts a span of the kind consumer with it.
-//  3. Both describe the message by OpenTelemetry's messaging conventions, so that backends know what they see.
+//  1. The producer starts a span of kind producer, and injects the context into the message's headers.
+//  2. The consumer extracts the context from the headers, and starts a span of kind consumer with it.
+//  3. Both describe the message by OpenTelemetry's messaging conventions, which backends understand.
 //
-// For another broker, other than the calls to it, only the carrier changes (its own headers), and the two constants.
-// The folder brokers shows it for NATS, Kafka, RabbitMQ and Redis Streams, with what goes wrong at first.
+// For another broker, change the calls to it, the carrier (its own headers) and the two constants. The folder brokers
+// does so for NATS, Kafka, RabbitMQ and Redis Streams, and shows the usual mistakes.
 
 import (
 	"context"
@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	system  = "redis" // the broker's name; the conventions list those of many brokers
+	system  = "redis" // the broker's name in the conventions
 	channel = "work"
 )
 
@@ -36,22 +36,21 @@ var tracer = otel.Tracer("otel-demo/pkg")
 
 // Broker sends and receives messages over Redis pub/sub. Its connection and its subscription are in pkg/redis.go.
 type Broker struct {
-	// NewRoot has each message processed in a trace of its own, linked to the producer's span. By default the span is
-	// the producer's child as well.
+	// NewRoot starts a new trace for each message, linked to the producer's span. By default, that span is the parent.
 	NewRoot bool
 
 	redis  *redis.Client
-	cutOff atomic.Int64 // messages that were under way when the program had to stop
-	// What can't be decoded is counted, but makes at most one span and one log line a second: it may come fast.
+	cutOff atomic.Int64 // messages in progress when the program had to stop
+	// Messages that can't be decoded are counted. They make at most one span and one log line a second.
 	undecoded atomic.Int64
 	report    rate.Sometimes
 }
 
-// Handler works on one message. Its ctx holds the span `process work` and the baggage, and is cancelled if the program
-// must stop. An error makes the span an error.
+// Handler processes one message. Its ctx holds the span `process work` and the baggage, and is canceled if the program
+// must stop. If it returns an error, the span becomes an error.
 type Handler func(ctx context.Context, message Message) error
 
-// messageAttributes describe a message on both sides. Names and values are those of OpenTelemetry's conventions:
+// messageAttributes describe a message on both sides, by OpenTelemetry's conventions:
 // https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
 func messageAttributes(operation string, operationType attribute.KeyValue, message ...attribute.KeyValue,
 ) trace.SpanStartEventOption {
@@ -60,13 +59,13 @@ func messageAttributes(operation string, operationType attribute.KeyValue, messa
 		semconv.MessagingDestinationName(channel),
 		semconv.MessagingOperationName(operation),
 		operationType,
-		// The broker makes no spans. This name puts it on Zipkin's map of the services, between server and worker.
+		// The broker makes no spans. This name puts it on Zipkin's map, between server and worker.
 		semconv.ServicePeerName(system),
 	)...)
 }
 
-// Publish sends body to whoever listens on the channel. It fails with ErrNoListener if nobody does, with ErrRefused, or
-// with Redis's error; ctx limits how long it tries.
+// Publish sends body to every worker that listens on the channel. It fails with ErrNoListener if there is none, with
+// ErrRefused, or with Redis's error. ctx limits how long it tries.
 func (b *Broker) Publish(ctx context.Context, body string) error {
 	message := Message{ID: rand.Text(), Headers: propagation.MapCarrier{}, Body: body}
 	ctx, span := tracer.Start(ctx, "publish "+channel, trace.WithSpanKind(trace.SpanKindProducer),
@@ -74,33 +73,32 @@ func (b *Broker) Publish(ctx context.Context, body string) error {
 			semconv.MessagingMessageID(message.ID), semconv.MessagingMessageBodySize(len(body))))
 	defer span.End()
 
-	// The heart of the matter. The propagator writes the context's trace id, span id and baggage as headers. It is
-	// the global one, which pkg/tracer.go sets; otelhttp uses the same for HTTP. ctx must be the one that Start
-	// returned: with the one before, the worker's span would have the wrong parent.
+	// This is the key line. The propagator writes the trace id, the span id and the baggage from ctx as headers. It is
+	// the global propagator, which pkg/tracer.go sets and otelhttp uses too. ctx must be the one that Start returned.
+	// Try it: above, replace `ctx, span :=` with `_, span :=` and run `go run -C local . -once -shape`. `process work`
+	// is now a child of `handle request`.
 	otel.GetTextMapPropagator().Inject(ctx, message.Headers)
 
-	// redisotel traces the command itself, as the child span `publish`. Its attributes are of an older version of the
-	// conventions.
+	// redisotel traces the command itself, as the child span `publish`. It follows an older version of the conventions.
 	if err := b.send(ctx, message); err != nil {
 		return Fail(span, err)
 	}
 	return nil
 }
 
-// process works on one message: the other end of Publish. Receive calls it when one of its slots is free.
+// process handles one message: it is the other end of Publish. Receive calls it when it has a free slot.
 func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
 	message, err := DecodeMessage(payload)
 	if err != nil {
 		b.skip(ctx, err)
 		return
 	}
-	// Extract is the opposite of Inject. The context that it returns holds the baggage, and the remote span as the
-	// parent of the next span. Where headers are missing or broken, there is none, and the span below starts a new
-	// trace.
+	// Extract is the opposite of Inject. The context that it returns holds the baggage, and the producer's span as the
+	// parent of the next one. If headers are missing or invalid, the span below has no parent and starts a new trace.
 	ctx = otel.GetTextMapPropagator().Extract(ctx, message.Headers)
 	options := []trace.SpanStartOption{
 		trace.WithSpanKind(trace.SpanKindConsumer),
-		// A parent says "part of", a link says "because of". Jaeger shows it under "References".
+		// A parent says "part of"; a link says "caused by". Jaeger shows links under "References".
 		trace.WithLinks(trace.LinkFromContext(ctx)),
 		messageAttributes("process", semconv.MessagingOperationTypeProcess,
 			semconv.MessagingMessageID(message.ID), semconv.MessagingMessageBodySize(len(message.Body))),
@@ -115,8 +113,7 @@ func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
 	}
 }
 
-// skip leaves out a message that can't be decoded. Its span has no parent: the trace context could not be read
-// either.
+// skip reports a message that can't be decoded. Its span has no parent, since the trace context can't be read either.
 func (b *Broker) skip(ctx context.Context, err error) {
 	count := b.undecoded.Add(1)
 	b.report.Do(func() {

@@ -1,7 +1,7 @@
 package pkg
 
-// This file is none of the six. It holds what a program needs whether it is traced or not: settings, signals, an exit
-// status, an HTTP server, and a log. (Two things here know of tracing: Env.OpenTelemetry and traceHandler.)
+// This file is not one of the six. It holds what any program needs: settings, signals, an exit status, an HTTP server,
+// and a log. Only Env.OpenTelemetry and traceHandler have to do with tracing.
 
 import (
 	"cmp"
@@ -27,11 +27,11 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Main runs a program: run gets a context that the first SIGINT or SIGTERM ends. A second one ends the program at once.
-// The exit status is 0 without an error, 130 or 143 after a signal (128 and its number, as in a shell), 1 otherwise.
+// Main runs a program. The first SIGINT or SIGTERM cancels run's context; a second one kills the program. The exit
+// status is 0 if run returns nil, 130 or 143 if it returns the signal as its error (as in a shell), and 1 otherwise.
 func Main(run func(ctx context.Context) error) {
 	slog.SetDefault(slog.New(traceHandler{slog.NewTextHandler(os.Stderr, nil)}))
-	logging.Disable() // go-redis's own log: each of its errors is returned as well
+	logging.Disable() // go-redis's own log: it returns each of these errors too
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
@@ -52,13 +52,13 @@ func Main(run func(ctx context.Context) error) {
 	os.Exit(status)
 }
 
-// interrupted is the cause of a context that a signal has ended.
+// interrupted is the cause of a context that a signal canceled.
 type interrupted struct{ os.Signal }
 
 func (i interrupted) Error() string { return "interrupted: " + i.String() }
 
-// traceHandler adds the ids of the span in the context to each log line, so that a line leads to its trace. Log with
-// slog.InfoContext and its like: without a context there is no span.
+// traceHandler adds the ids of the span in the context to each log line, so that you can find its trace. Log with
+// slog.InfoContext and its like: slog.Info passes no context.
 type traceHandler struct{ slog.Handler }
 
 func (h traceHandler) Handle(ctx context.Context, record slog.Record) error {
@@ -75,9 +75,9 @@ func (h traceHandler) WithGroup(name string) slog.Handler {
 	return traceHandler{h.Handler.WithGroup(name)}
 }
 
-// Env reads environment variables. One that is empty has its default. The first invalid value is kept in Err: a program
-// looks at it once, and stops before it has started anything. (OpenTelemetry's specification has an SDK warn and go on.
-// A demo that goes on with something else than you asked for teaches the wrong thing.)
+// Env reads environment variables. An empty one has its default. The first invalid value is kept in Err, so that a
+// program checks once and exits before it starts anything. (The specification has an SDK warn and continue instead. A
+// demo that ignores your settings would teach the wrong thing.)
 type Env struct{ Err error }
 
 var errInvalid = errors.New("invalid")
@@ -137,7 +137,7 @@ func (e *Env) Redis(name, byDefault string) *redis.Options {
 	return read(e, name, byDefault, "a URL such as "+byDefault, redis.ParseURL)
 }
 
-// OpenTelemetry checks the standard variables, which the SDK, its exporter and autoprop read by themselves.
+// OpenTelemetry checks the standard variables that the SDK, its exporter and autoprop read.
 func (e *Env) OpenTelemetry() {
 	const positive = "a whole number from 1, such as 1000"
 	for _, check := range []struct{ names, pattern, want string }{
@@ -168,13 +168,13 @@ func (e *Env) OpenTelemetry() {
 	}
 }
 
-// Error is an error with a value for the attribute error.type, which [Fail] sets: one of a few words.
+// Error is an error with a value for the attribute error.type, which [Fail] sets.
 type Error struct{ Type, Text string }
 
 func (e Error) Error() string     { return e.Text }
 func (e Error) ErrorType() string { return e.Type }
 
-// Work stands for work that takes a while. It stops early, with the cause as its error, when ctx is done.
+// Work simulates work that takes a while. When ctx is canceled, it returns early with the cause.
 func Work(ctx context.Context, duration time.Duration) error {
 	select {
 	case <-time.After(duration):
@@ -184,16 +184,16 @@ func Work(ctx context.Context, duration time.Duration) error {
 	}
 }
 
-// Backoff returns how long to wait between tries: from 100 ms, doubled each time, to 2 s.
+// Backoff returns how long to wait between tries: 100 ms, doubled each time, up to 2 s.
 func Backoff() backoff.BackOff {
 	return &backoff.ExponentialBackOff{
 		InitialInterval: 100 * time.Millisecond, Multiplier: 2, MaxInterval: 2 * time.Second, RandomizationFactor: 0.5,
 	}
 }
 
-// Serve answers requests until ctx is done, then finishes those that it has accepted, within 4 s.
+// Serve handles requests until ctx is canceled. Then it finishes those that it has accepted, within 4 s.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler, work time.Duration) error {
-	// Without timeouts, a client that sends slowly holds a connection for ever.
+	// Without timeouts, a client that sends slowly would hold a connection forever.
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -210,7 +210,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, wor
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	// ctx is done already, so the time to finish needs a context of its own.
+	// ctx is canceled already, so finishing needs a new context.
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
@@ -219,7 +219,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, wor
 	return nil
 }
 
-// CheckHealth asks the server at address for its health. An image without a shell has nothing else to ask with.
+// CheckHealth checks the server at address. The image has no shell or curl to do it.
 func CheckHealth(address string) error {
 	client := &http.Client{Timeout: 2 * time.Second}
 	response, err := client.Get("http://" + address + "/healthz")

@@ -1,7 +1,7 @@
 package pkg
 
-// This file is none of the six. It holds what the broker needs whether its messages are traced or not: a connection to
-// Redis, a subscription that survives its loss, and bounds on how much is under way and for how long.
+// This file is not one of the six. It holds what any broker needs: a connection to Redis, a subscription that survives
+// its loss, and limits on how many messages are in progress and for how long.
 
 import (
 	"context"
@@ -20,33 +20,33 @@ import (
 )
 
 const (
-	maxUnderWay = 100                     // messages that are worked on at once
-	finish      = 4500 * time.Millisecond // how long handlers may go on when Receive is to stop
+	maxUnderWay = 100                     // messages in progress at once
+	finish      = 4500 * time.Millisecond // how long handlers may continue once Receive must stop
 	abandon     = 500 * time.Millisecond  // how long they may take to return after that
 	silence     = 3 * time.Second         // how long Redis may take to respond to a ping
 )
 
 var (
-	// ErrNoListener is returned when nobody is subscribed to the channel. Pub/sub keeps nothing: the message is gone.
+	// ErrNoListener means that nobody is subscribed to the channel. Pub/sub stores nothing, so the message is lost.
 	ErrNoListener = Error{"no_listener", "nobody listens on the channel " + channel}
-	// ErrRefused is returned when Redis refuses the user, the password, or the command. Retrying would not help.
+	// ErrRefused means that Redis refuses the user, the password or the command. Retrying won't help.
 	ErrRefused = Error{"refused", "REDIS_URL: Redis refuses the user, the password, or the command; want a user that " +
 		"may publish to the channel " + channel + " and subscribe to it"}
-	// ErrCutOff is why a handler's context is cancelled: the program has to stop.
+	// ErrCutOff is why a handler's context is canceled: the program has to stop.
 	ErrCutOff = Error{"cut_off", "cut off, since the program had to stop"}
 )
 
-// NewBroker returns a broker on the Redis server of options, which it leaves as they are. It doesn't connect yet.
+// NewBroker returns a broker for a Redis server. It doesn't connect yet, and doesn't change the options.
 func NewBroker(options *redis.Options) (*Broker, error) {
 	o := *options
-	o.ContextTimeoutEnabled = true // a deadline in ctx holds for the connection too
+	o.ContextTimeoutEnabled = true // a deadline in ctx applies to the connection too
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = time.Second, time.Second, time.Second
-	o.MaxRetries = -1 // a PUBLISH that is sent again may be heard twice
-	// Both are commands at each connection, and each would be a span that says nothing about a request.
+	o.MaxRetries = -1 // a PUBLISH that is retried may be delivered twice
+	// Both are commands at each connection, and would make spans that say nothing about a request.
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	client := redis.NewClient(&o)
-	// redisotel makes a span of each command, without the statement, which would hold the whole payload.
+	// redisotel makes a span for each command. The statement is left out, as it would hold the whole payload.
 	err := redisotel.InstrumentTracing(client,
 		redisotel.WithDBStatement(false),
 		redisotel.WithCallerEnabled(false),
@@ -60,7 +60,7 @@ func NewBroker(options *redis.Options) (*Broker, error) {
 // Close closes the connections to Redis.
 func (b *Broker) Close() error { return b.redis.Close() }
 
-// Ready returns nil if Redis responds and somebody listens, otherwise ErrNoListener, ErrRefused or Redis's own error.
+// Ready returns nil if Redis responds and a worker listens, otherwise ErrNoListener, ErrRefused or Redis's own error.
 func (b *Broker) Ready(ctx context.Context) error {
 	listeners, err := b.redis.PubSubNumSub(ctx, channel).Result()
 	if err == nil && listeners[channel] == 0 {
@@ -69,7 +69,7 @@ func (b *Broker) Ready(ctx context.Context) error {
 	return explain(err)
 }
 
-// explain adds ErrRefused to an error of Redis's that means it.
+// explain adds ErrRefused to the errors of Redis that mean it.
 func explain(err error) error {
 	if redis.IsAuthError(err) || redis.IsPermissionError(err) {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
@@ -77,7 +77,7 @@ func explain(err error) error {
 	return err
 }
 
-// send publishes a message once and never again, since Redis could not tell a second one from a new one.
+// send publishes a message. It never retries, since Redis can't tell a retry from a new message.
 func (b *Broker) send(ctx context.Context, message Message) error {
 	encoded, err := json.Marshal(message)
 	if err != nil {
@@ -93,15 +93,15 @@ func (b *Broker) send(ctx context.Context, message Message) error {
 	return nil
 }
 
-// Receive hands each message to handle, up to 100 at a time, until ctx is done. Then it takes no new ones and finishes
-// those that Redis has sent, within 5 s: after 4.5 s the handlers' contexts are cancelled, and those that don't return
-// within 0.5 s are abandoned. It returns nil, or ErrRefused. While Redis is unreachable, it keeps trying.
+// Receive passes each message to handle, up to 100 at a time, until ctx is canceled. Then it takes no new ones and
+// finishes those that Redis has sent, within 5 s: after 4.5 s the handlers' contexts are canceled, and handlers that
+// don't return within 0.5 s are abandoned. It returns nil or ErrRefused. While Redis is unreachable, it keeps trying.
 func (b *Broker) Receive(ctx context.Context, handle Handler) error {
 	working, cutOff := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cutOff(nil)
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(finish, func() { cutOff(ErrCutOff) }) })()
 
-	payloads := make(chan string) // without a buffer: while all slots are taken, nothing more is read from Redis
+	payloads := make(chan string) // unbuffered: while all slots are taken, nothing is read from Redis
 	failed := make(chan error, 1)
 	go func() {
 		failed <- b.listen(ctx, payloads)
@@ -123,15 +123,15 @@ func (b *Broker) Receive(ctx context.Context, handle Handler) error {
 	return <-failed
 }
 
-// run calls the handler, and returns its error: ErrCutOff if ctx ended first. A panic is an error too, so that one
-// message can't end the work on the others.
+// run calls the handler and returns its error, or ErrCutOff if ctx was canceled first. A panic becomes an error too, so
+// that one message can't stop the others.
 func (b *Broker) run(ctx context.Context, handle Handler, message Message) (err error) {
 	done := make(chan error, 1)
 	go func() {
 		defer func() {
 			if reason := recover(); reason != nil {
 				err := Error{"panic", fmt.Sprint("panic: ", reason)}
-				// A panic has what an exception event is still for: a stack.
+				// This is what an exception event is still good for: a stack.
 				trace.SpanFromContext(ctx).RecordError(err, trace.WithStackTrace(true))
 				done <- err
 			}
@@ -154,7 +154,7 @@ func (b *Broker) run(ctx context.Context, handle Handler, message Message) (err 
 	return err
 }
 
-// listen passes on what is published until ctx is done. It logs when Redis becomes unreachable, and when it is back.
+// listen passes on what is published until ctx is canceled. It logs when Redis becomes unreachable and when it is back.
 func (b *Broker) listen(ctx context.Context, payloads chan<- string) error {
 	reachable, pause := true, Backoff()
 	for {
@@ -178,8 +178,8 @@ func (b *Broker) listen(ctx context.Context, payloads chan<- string) error {
 	}
 }
 
-// subscribe passes on what comes over one connection until it is lost. When ctx is done, it asks Redis for no more, and
-// returns when Redis confirms that: what was sent before comes first. (go-redis's channel would discard all errors,
+// subscribe passes on what comes over one connection until it is lost. When ctx is canceled, it unsubscribes, and it
+// returns when Redis confirms: messages sent before that come first. (go-redis's channel would discard all errors,
 // and messages too when the worker is slow.)
 func (b *Broker) subscribe(ctx context.Context, payloads chan<- string, confirmed func()) error {
 	subscription := b.redis.Subscribe(ctx)
@@ -191,7 +191,7 @@ func (b *Broker) subscribe(ctx context.Context, payloads chan<- string, confirme
 		time.AfterFunc(finish+abandon, func() { subscription.Close() })
 		subscription.Unsubscribe(context.WithoutCancel(ctx))
 	})()
-	// A connection that is alive responds to a ping. (A time limit on each read would break messages in the middle.)
+	// A live connection responds to a ping. (A time limit on each read would cut messages in half.)
 	watchdog := time.AfterFunc(silence, func() { subscription.Close() })
 	pinging, stop := context.WithCancel(ctx)
 	defer stop()

@@ -1,12 +1,12 @@
-// Package pkg is what the three programs share: the set-up of tracing, and a broker that carries the trace context.
+// Package pkg is what the three programs share: the setup of tracing, and a broker that carries the trace context.
 package pkg
 
-// This is file 6 of 6: the set-up that all three programs share. The code that you have read so far only names a
-// tracer; what becomes of its spans is decided here, once per program. The path of a span is
+// This is file 6 of 6: the setup that all three programs share. The code you have read so far only names a tracer. This
+// file decides, once per program, where its spans go. The path of a span is
 //
 //	tracer -> batcher (a queue in this process) -> exporter (OTLP over gRPC) -> agent -> collector -> Jaeger, Zipkin
 //
-// This file needs none of the others, so you can copy it alone.
+// This file uses none of the others, so it also works on its own.
 
 import (
 	"cmp"
@@ -35,29 +35,28 @@ import (
 // outage is how long the agent may be unreachable before spans are lost.
 const outage = 2 * time.Minute
 
-// version is what the resource attribute service.version says. The Dockerfile sets it, by the linker's option -X.
+// version becomes the resource attribute service.version. The Dockerfile sets it with the linker's option -X.
 var version string
 
-// NewSpanProcessor makes the batcher, which passes spans to the exporter. [sdktrace.NewBatchSpanProcessor] is one.
+// NewSpanProcessor makes a batcher, which passes spans to an exporter. [sdktrace.NewBatchSpanProcessor] is one.
 type NewSpanProcessor func(sdktrace.SpanExporter, ...sdktrace.BatchSpanProcessorOption) sdktrace.SpanProcessor
 
-// StartTracing sets the global tracer provider and the global propagator for the service of this name. The demo passes
-// NewBatcher and Diagnose (pkg/batcher.go), which count the spans that are lost and say why. Call shutdown last: it
-// exports the spans that still wait, for up to 4 s, and logs what went wrong. Spans missing? See docs/missing-spans.md.
+// StartTracing sets the global tracer provider and the global propagator for the service called name. The demo passes
+// NewBatcher and Diagnose (pkg/batcher.go), which count the spans that are lost and log why. Call shutdown last: it
+// exports the remaining spans, for up to 4 s, and logs what went wrong. Spans missing? See docs/missing-spans.md.
 //
-// The SDK reads OpenTelemetry's standard variables by itself, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER. An
-// option in code would override its variable, so here one is set only where its variable is not.
+// The SDK reads OpenTelemetry's standard variables, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER. An option in
+// code would override its variable, so this file sets an option only if the variable is not set.
 func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcessor,
 	interceptors ...grpc.UnaryClientInterceptor) (shutdown func(), err error) {
-	// The SDK reports errors here, such as an agent that is unreachable. One line in 10 s is enough to know.
+	// The SDK reports errors here, such as an unreachable agent. One line every 10 s is enough.
 	report := rate.Sometimes{Interval: 10 * time.Second}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		report.Do(func() { slog.Warn("OpenTelemetry", "error", err) })
 	}))
 
-	// The propagator writes the trace context into headers and reads it from them, for otelhttp and for the broker
-	// alike. OTEL_PROPAGATORS chooses its formats; the W3C's are the default. Without this line there is no
-	// propagator, and each program starts traces of its own.
+	// The propagator writes the trace context into headers and reads it from them, for otelhttp and the broker alike.
+	// OTEL_PROPAGATORS chooses its formats. The default is the W3C's. Go has no propagator unless you set one.
 	otel.SetTextMapPropagator(autoprop.NewTextMapPropagator())
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") { // the SDK for Go doesn't read this one
 		return func() {}, nil // the default tracer provider makes spans that do nothing
@@ -71,18 +70,18 @@ func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcesso
 	if err != nil {
 		return nil, fmt.Errorf("start exporter: %w", err)
 	}
-	// A value may be untrusted, and long. The agent refuses a batch of more than 4 MiB, so long values are cut off.
+	// Values may be untrusted and long, and the agent refuses a batch of more than 4 MiB. So long values are cut off.
 	limits := sdktrace.NewSpanLimits() // of OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT, or -1, which is no limit
 	if limits.AttributeValueLengthLimit < 0 {
 		limits.AttributeValueLengthLimit = 1000
 	}
-	// The provider decides where the spans of all tracers go. There is no sampler here, as it would override
-	// OTEL_TRACES_SAMPLER; the default records every trace, unless the caller has decided not to.
+	// The provider decides where the spans of all tracers go. A sampler, which decides which traces are recorded, would
+	// override OTEL_TRACES_SAMPLER here. By default, every trace is recorded unless the caller decided otherwise.
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newProcessor(exporter, batcherOptions()...)),
 		sdktrace.WithResource(service), sdktrace.WithRawSpanLimits(limits))
 	otel.SetTracerProvider(provider)
 	return func() {
-		// Why a new context? The program's own is done by now, and with that one nothing would be exported.
+		// Why a new context? The program's own is canceled by now, so nothing would be exported with it.
 		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 		defer cancel()
 		if err := provider.Shutdown(ctx); err != nil {
@@ -91,8 +90,8 @@ func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcesso
 	}, nil
 }
 
-// newExporter returns what sends batches of spans to the agent. It outlives an outage of two minutes: by default the
-// exporter gives up on a batch after 10 s, and gRPC waits up to two minutes before it connects again.
+// newExporter returns an exporter that sends batches of spans to the agent and survives an outage of two minutes. By
+// default an exporter gives up on a batch after 10 s, and gRPC waits up to two minutes before it reconnects.
 func newExporter(ctx context.Context, interceptors []grpc.UnaryClientInterceptor) (sdktrace.SpanExporter, error) {
 	redial := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
 	redial.Backoff.MaxDelay = 3 * time.Second
@@ -105,9 +104,9 @@ func newExporter(ctx context.Context, interceptors []grpc.UnaryClientInterceptor
 			Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second, MaxElapsedTime: outage}))...)
 }
 
-// batcherOptions say when the batcher exports, and how much waits. It exports once a second, so that you needn't wait
-// for your trace. Its queue must hold what the program makes while the agent is unreachable: the server makes 4 spans a
-// request, so 8192 are enough for 200 s at 10 requests a second, or for 20 s at 100. What doesn't fit is dropped.
+// batcherOptions say how often the batcher exports, and how many spans it queues. It exports once a second, so you see
+// your trace soon. Its queue must hold the spans that are made while the agent is unreachable. The server makes 4 spans
+// per request, so 8192 last 200 s at 10 requests a second, or 20 s at 100. Spans that don't fit are dropped.
 func batcherOptions() []sdktrace.BatchSpanProcessorOption {
 	return slices.Concat(
 		unless(sdktrace.WithBatchTimeout(time.Second), "OTEL_BSP_SCHEDULE_DELAY"),
@@ -115,7 +114,7 @@ func batcherOptions() []sdktrace.BatchSpanProcessorOption {
 		unless(sdktrace.WithMaxQueueSize(8192), "OTEL_BSP_MAX_QUEUE_SIZE"))
 }
 
-// unless returns an option, unless one of these environment variables has a value.
+// unless returns the option, unless one of these environment variables has a value.
 func unless[Option any](option Option, variables ...string) []Option {
 	if slices.ContainsFunc(variables, func(name string) bool { return os.Getenv(name) != "" }) {
 		return nil
@@ -123,27 +122,30 @@ func unless[Option any](option Option, variables ...string) []Option {
 	return []Option{option}
 }
 
-// newResource describes who makes the spans. In Jaeger, open a span and then "Process".
+// newResource describes the process that makes the spans. In Jaeger, open a span and click "Process".
 func newResource(ctx context.Context, name string) (*resource.Resource, error) {
 	built := version
 	if build, ok := debug.ReadBuildInfo(); ok {
-		built = cmp.Or(version, build.Main.Version) // the git tag or commit, or (devel) where Go didn't know it
+		built = cmp.Or(version, build.Main.Version) // the git tag or commit, or (devel) if Go doesn't know it
 	}
 	return resource.New(ctx,
-		resource.WithService(), // an id for each process, which tells two of one service apart
+		resource.WithService(), // an id for each process, which tells instances of a service apart
 		resource.WithTelemetrySDK(),
 		resource.WithAttributes(semconv.ServiceName(name), semconv.ServiceVersion(built)),
-		resource.WithFromEnv()) // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES: the last one wins
+		resource.WithFromEnv()) // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override the above
 }
 
-// Fail makes span an error, and returns err. Backends show the status in red. The attribute error.type has few values,
-// so that you can count failures by it: the type of err, or what its method ErrorType returns. RecordError would add an
-// event, and leave the status as it was; OpenTelemetry advises against it now:
+// Fail marks span as an error, and returns err. Backends show it in red. The attribute error.type is the type of err,
+// or what its method ErrorType returns. It has few values, so you can count failures by it. RecordError would add an
+// event and leave the status unchanged. OpenTelemetry now advises against it:
 // https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
+//
+// Try it: replace `codes.Error` with `codes.Unset` and run `go run -C local . -once -shape`. `example error` isn't an
+// error anymore: only the status makes it one.
 func Fail(span trace.Span, err error) error {
 	span.SetStatus(codes.Error, err.Error())
 	span.SetAttributes(semconv.ErrorType(err))
 	return err
 }
 
-// That was all. Now follow one span through otel-agent-config.yaml and otel-collector-config.yaml to the backends.
+// That's all. Now follow one span through otel-agent-config.yaml and otel-collector-config.yaml to the backends.

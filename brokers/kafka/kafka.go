@@ -1,8 +1,8 @@
 // Package kafka is the lesson of pkg/broker.go for Kafka, with the client franz-go.
 //
-// Look in OpenTelemetry's registry before you write anything: franz-go has an instrumentation of its own, kotel. It
-// makes the spans `work publish` and `work receive`, and it injects and extracts. This file adds what kotel leaves to
-// you: a span for the work itself, links, and the type of an error. Its tests show what is missing without them.
+// Look in OpenTelemetry's registry before you write anything: franz-go has its own instrumentation, kotel. It makes the
+// spans `work publish` and `work receive`, and it injects and extracts. This file adds what kotel leaves to you: a span
+// for the work itself, links, and the type of an error. Its tests show what is missing without them.
 package kafka
 
 import (
@@ -26,14 +26,14 @@ const topic, group = "work", "workers"
 
 var tracer = otel.Tracer("otel-demo/brokers/kafka")
 
-// Traced returns the option that makes a client trace. kotel follows an old version of the messaging conventions: its
-// spans are named `work publish`, not `publish work`, and some of its attributes have old names. Backends show both.
+// Traced returns the option that turns on tracing for a client. kotel follows an old version of the messaging
+// conventions: its spans are named `work publish`, not `publish work`, and some of its attributes have old names.
 func Traced() kgo.Opt {
-	// Hooks run in this order. kotel's must be the last one, as it ends the span.
+	// Hooks run in this order. kotel's must be last, because it ends the span.
 	return kgo.WithHooks(errorType{}, kotel.NewTracer(kotel.ConsumerGroup(group)))
 }
 
-// errorType is a hook that adds error.type to the span of a publish that failed. kotel only sets the status.
+// errorType is a hook that adds error.type to the span of a failed publish. kotel only sets the status.
 type errorType struct{}
 
 func (errorType) OnProduceRecordUnbuffered(record *kgo.Record, err error) {
@@ -54,8 +54,8 @@ func Publish(ctx context.Context, client *kgo.Client, task string) error {
 }
 
 // Consumer returns the options of a client that receives. They turn off automatic commits: poll, below, commits a
-// record after the work, so that a worker that dies leaves its records to another one. That one's span links to the
-// same producer.
+// record after the work, so that if a worker dies, another one gets its records. That one's span links to the same
+// producer.
 func Consumer() []kgo.Opt {
 	return []kgo.Opt{kgo.ConsumeTopics(topic), kgo.ConsumerGroup(group), kgo.DisableAutoCommit(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())}
@@ -64,9 +64,9 @@ func Consumer() []kgo.Opt {
 // Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
 type Handler func(ctx context.Context, task string) error
 
-// Receive hands each record to handle, one at a time, until ctx is done. Then it finishes what it has polled, and
-// commits it. If it died instead, the next worker would get these records again, even those that were processed: you
-// commit a position, not a record. In Jaeger such a record has two `process work`, with the same offset.
+// Receive passes each record to handle, one at a time, until ctx is canceled. Then it finishes what it has polled, and
+// commits it. If it died instead, the next worker would get these records again, even the processed ones: you commit a
+// position, not a record. In Jaeger, such a record has two `process work`, with the same offset.
 func Receive(ctx context.Context, client *kgo.Client, handle Handler) error {
 	for ctx.Err() == nil {
 		err := poll(ctx, client, 10, func(records []*kgo.Record) {
@@ -88,10 +88,10 @@ func Receive(ctx context.Context, client *kgo.Client, handle Handler) error {
 	return nil
 }
 
-// ReceiveBatch polls once, and hands up to 100 records to handle, in one span. Each record comes from a trace of its
-// own, and a span has only one parent. So this span starts a new trace and has a link to each producer: in Jaeger,
-// click on the span and open "References". A span for each record, as above, costs more and tells more. Prefer one for
-// all only where the work is done for all at once, such as a bulk insert.
+// ReceiveBatch polls once, and passes up to 100 records to handle, in one span. Each record comes from a different
+// trace, and a span has only one parent. So this span starts a new trace and has a link to each producer: in Jaeger,
+// click the span and open "References". A span for each record, as above, costs more and tells more. Use one for all
+// only if the work is done for all at once, such as a bulk insert.
 func ReceiveBatch(ctx context.Context, client *kgo.Client, handle func(context.Context, []*kgo.Record) error) error {
 	return poll(ctx, client, 100, func(records []*kgo.Record) {
 		process(context.Background(), records, func(ctx context.Context) error { return handle(ctx, records) })
@@ -99,12 +99,12 @@ func ReceiveBatch(ctx context.Context, client *kgo.Client, handle func(context.C
 }
 
 // process makes one span for one or more records. Kafka has no way to reject a record: after an error the next one
-// follows, and only the span tells you. To try again, produce the record to another topic. Its headers go with it.
+// follows, and only the span tells you. To retry, produce the record to another topic, with its headers.
 func process(ctx context.Context, records []*kgo.Record, handle func(context.Context) error) {
 	var links []trace.Link
 	var details []attribute.KeyValue
 	for _, record := range records {
-		// The headers still have what the producer injected. They are a list of keys and byte values, in which a key
+		// The headers still hold what the producer injected. They are a list of keys and byte values, in which a key
 		// can occur twice: kotel's carrier reads the first one. So never append a traceparent. Set replaces it.
 		ctx := otel.GetTextMapPropagator().Extract(context.Background(), kotel.NewRecordCarrier(record))
 		details = []attribute.KeyValue{
@@ -130,8 +130,8 @@ func process(ctx context.Context, records []*kgo.Record, handle func(context.Con
 	} else {
 		span.SetAttributes(semconv.MessagingBatchMessageCount(len(records)))
 	}
-	// A panic becomes an error, and an event that has the stack. It must not end the work on the next records, and a
-	// span that just ends while the program panics has no error.
+	// A panic becomes an error, and an event with the stack. It must not stop the work on the next records. A span that
+	// just ends while the program panics has no error.
 	defer func() {
 		if reason := recover(); reason != nil {
 			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
@@ -144,7 +144,7 @@ func process(ctx context.Context, records []*kgo.Record, handle func(context.Con
 	}
 }
 
-// poll waits for up to limit records, hands them to process, and commits them, even if ctx is done by then.
+// poll waits for up to limit records, passes them to process, and commits them, even if ctx is canceled by then.
 func poll(ctx context.Context, client *kgo.Client, limit int, process func([]*kgo.Record)) error {
 	fetches := client.PollRecords(ctx, limit)
 	if records := fetches.Records(); len(records) > 0 {

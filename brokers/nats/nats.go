@@ -1,6 +1,6 @@
 // Package nats is the lesson of pkg/broker.go for NATS.
 //
-// NATS messages have headers, so you need no envelope. Inject, Extract and the two spans stay as you know them. Four
+// NATS messages have headers, so you need no envelope. Inject, Extract and the two spans stay the same. Four
 // things are different, and nats_test.go shows what happens if you miss one: header names are case-sensitive, a
 // message may have no headers to write to, Publish only fills a buffer, and callbacks wait for one another.
 package nats
@@ -34,7 +34,7 @@ var tracer = otel.Tracer("otel-demo/brokers/nats")
 
 // carrier lets a propagator write the headers of a message and read them. Why not propagation.HeaderCarrier, which
 // fits the type? It is made for HTTP, where case doesn't matter. It would write Traceparent, which a worker in another
-// language doesn't find here, and it would not find the traceparent that the other program sends.
+// language wouldn't find, and it wouldn't find the traceparent that the other program sends.
 type carrier nats.Header
 
 // Keys is for propagators that look for a prefix, such as ottrace. The W3C's only get and set.
@@ -55,24 +55,24 @@ func attributes(operation string, operationType attribute.KeyValue, body []byte)
 	)
 }
 
-// Publish sends a task to one of the workers. It returns nil once the NATS server has the message. Where no worker
-// listens, the server drops it without an error: in Jaeger the trace then ends with `publish work`.
+// Publish sends a task to one of the workers. It returns nil once the NATS server has the message. If no worker
+// listens, the server drops it silently: in Jaeger, the trace then ends with `publish work`.
 func Publish(ctx context.Context, conn *nats.Conn, task string) error {
 	message := nats.NewMsg(subject) // in &nats.Msg{} the headers are nil, and Inject would panic
 	message.Data = []byte(task)
 	ctx, span := tracer.Start(ctx, "publish "+subject, trace.WithSpanKind(trace.SpanKindProducer),
 		attributes("publish", semconv.MessagingOperationTypeSend, message.Data))
 	defer span.End()
-	// Mind that this ctx is the one that Start returned. With the caller's, the worker's span would be a child of the
-	// span around this one, and the link would lead there too.
+	// Use the ctx that Start returned. With the caller's, the worker's span would be a child of the span around this
+	// one, and the link would lead there too.
 	otel.GetTextMapPropagator().Inject(ctx, carrier(message.Header))
 
 	if err := conn.PublishMsg(message); err != nil {
 		return pkg.Fail(span, fmt.Errorf("publish: %w", err))
 	}
 	// PublishMsg only fills a buffer, and returns nil even while the server is unreachable. Flush waits until the
-	// server has it all. Without it the span would be short and green, whatever became of the message. It costs a
-	// round trip: where you publish a lot, flush once for many messages, in a span around them.
+	// server has it all. Without it, the span would be short and without an error, even if the message is lost. It
+	// costs a round trip: if you publish a lot, flush once for many messages, in a span around them.
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if err := conn.FlushWithContext(ctx); err != nil {
@@ -84,7 +84,7 @@ func Publish(ctx context.Context, conn *nats.Conn, task string) error {
 // Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
 type Handler func(ctx context.Context, task string) error
 
-// Receive hands each message to handle, up to 100 at once, until ctx is done. Then it finishes what has arrived.
+// Receive passes each message to handle, up to 100 at once, until ctx is canceled. Then it finishes what has arrived.
 func Receive(ctx context.Context, conn *nats.Conn, handle Handler) error {
 	// The usual way is a callback. NATS calls it for one message at a time, so a slow handler delays all messages
 	// that follow: in Jaeger you see a gap before `process work`, as if the broker were slow. This loop has no gap.
@@ -100,7 +100,7 @@ func Receive(ctx context.Context, conn *nats.Conn, handle Handler) error {
 	slots := make(chan struct{}, 100)
 	for {
 		message, err := subscription.NextMsgWithContext(context.Background())
-		if errors.Is(err, nats.ErrSlowConsumer) { // the client's queue was full: no span tells of what is lost
+		if errors.Is(err, nats.ErrSlowConsumer) { // the client's queue was full: no span shows what is lost
 			slog.Warn("NATS has dropped messages", "error", err)
 			continue
 		}
@@ -117,20 +117,20 @@ func Receive(ctx context.Context, conn *nats.Conn, handle Handler) error {
 	}
 }
 
-// process is the other end of Publish. Extract takes the trace context and the baggage from the headers. Where they are
-// missing or broken, the span starts a new trace: a message without a context is still a message. The context is not
-// Receive's, which ends on SIGTERM: what has been received is finished.
+// process is the other end of Publish. Extract takes the trace context and the baggage from the headers. If they are
+// missing or invalid, the span starts a new trace: a message without a context is still a message. The context is not
+// Receive's, which SIGTERM cancels: received messages are finished.
 func process(message *nats.Msg, handle Handler) {
 	ctx := otel.GetTextMapPropagator().Extract(context.Background(), carrier(message.Header))
 	ctx, span := tracer.Start(ctx, "process "+subject, trace.WithSpanKind(trace.SpanKindConsumer),
 		attributes("process", semconv.MessagingOperationTypeProcess, message.Data),
 		trace.WithAttributes(semconv.MessagingConsumerGroupName(group)),
 		// The producer's span is the parent and is linked to as well, as the conventions ask. If you make this span the
-		// root of a trace of its own (trace.WithNewRoot), the link is what still leads to the producer.
+		// root of a new trace (trace.WithNewRoot), the link still leads to the producer.
 		trace.WithLinks(trace.LinkFromContext(ctx)))
 	defer span.End()
-	// A panic becomes an error, and an event that has the stack. It must not end the work on the other messages, and a
-	// span that just ends while the program panics has no error.
+	// A panic becomes an error, and an event with the stack. It must not stop the work on the other messages. A span
+	// that just ends while the program panics has no error.
 	defer func() {
 		if reason := recover(); reason != nil {
 			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
@@ -147,8 +147,8 @@ func process(message *nats.Msg, handle Handler) {
 	}
 }
 
-// What about JetStream? It keeps messages, and delivers one again that isn't acknowledged in time. The headers stay
-// as they were, so the second delivery's span links to the same producer. Acknowledge inside process, after handle,
-// and put Metadata().NumDelivered on the span: you then see which delivery it was.
+// What about JetStream? It stores messages, and redelivers those that aren't acknowledged in time. The headers stay the
+// same, so the second delivery's span links to the same producer. Acknowledge inside process, after handle, and put
+// Metadata().NumDelivered on the span to see which delivery it was.
 
 // Next: brokers/README.md, how to add this to your own program.

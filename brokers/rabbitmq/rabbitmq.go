@@ -1,7 +1,7 @@
 // Package rabbitmq is the lesson of pkg/broker.go for RabbitMQ.
 //
-// RabbitMQ's messages have headers, and the broker keeps a message until you say what became of it. What is different
-// from pkg/broker.go: header values can be of any type, or there are no headers at all, and a message can come again.
+// RabbitMQ messages have headers, and the broker keeps a message until you acknowledge or reject it. What differs from
+// pkg/broker.go: header values can be of any type, there may be no headers at all, and a message can come again.
 // rabbitmq_test.go shows what happens if you miss one of these.
 package rabbitmq
 
@@ -23,7 +23,7 @@ import (
 	"otel-demo/pkg"
 )
 
-// The dead letters are messages that could not be processed. They wait for somebody to look at them.
+// The dead letters are messages that could not be processed. They wait for someone to look at them.
 const queue, dead = "work", "work.dead"
 
 var (
@@ -67,19 +67,19 @@ func attributes(operation string, kind attribute.KeyValue, key string, body []by
 }
 
 // Publish sends a task, and returns nil once RabbitMQ has it. Call channel.Confirm first: without it a publish only
-// fills a buffer, and the span would be green, whatever became of the message.
+// fills a buffer, and the span would have no error, even if the message is lost.
 func Publish(ctx context.Context, channel *amqp.Channel, task string) error {
 	ctx, span := tracer.Start(ctx, "publish "+queue, trace.WithSpanKind(trace.SpanKindProducer),
 		attributes("publish", semconv.MessagingOperationTypeSend, queue, []byte(task)))
 	defer span.End()
-	// In amqp.Publishing{} the headers are nil, and Inject would panic. Mind that this ctx is the one that Start
-	// returned. With the caller's, the worker's span would be a child of the span around this one, and the link would
-	// lead there too.
+	// In amqp.Publishing{} the headers are nil, and Inject would panic.
+	// Use the ctx that Start returned. With the caller's, the worker's span would be a child of the span around this
+	// one, and the link would lead there too.
 	headers := amqp.Table{}
 	otel.GetTextMapPropagator().Inject(ctx, carrier(headers))
 
 	// The "" is the default exchange, which takes the routing key for the name of a queue. RabbitMQ confirms a message
-	// for which there is no queue, and drops it. If that can happen, set the flag mandatory and listen to NotifyReturn.
+	// for which there is no queue, and drops it. If that can happen, set the flag mandatory and use NotifyReturn.
 	confirmation, err := channel.PublishWithDeferredConfirmWithContext(ctx, "", queue, false, false,
 		amqp.Publishing{Headers: headers, DeliveryMode: amqp.Persistent, Body: []byte(task)})
 	if err != nil {
@@ -99,9 +99,9 @@ func Publish(ctx context.Context, channel *amqp.Channel, task string) error {
 // error.
 type Handler func(ctx context.Context, task string) error
 
-// Receive hands each message to handle, one at a time, until ctx is done. Then it finishes what has been delivered:
-// RabbitMQ delivers up to 10 messages in advance. While they wait in this process, no span runs: in Jaeger you see the
-// time as a gap before `process work`.
+// Receive passes each message to handle, one at a time, until ctx is canceled. Then it finishes what was delivered:
+// RabbitMQ delivers up to 10 messages in advance. No span covers their wait in this process: in Jaeger, it is a gap
+// before `process work`.
 func Receive(ctx context.Context, channel *amqp.Channel, handle Handler) error {
 	if err := channel.Qos(10, 0, false); err != nil {
 		return fmt.Errorf("limit deliveries: %w", err)
@@ -121,12 +121,12 @@ func Receive(ctx context.Context, channel *amqp.Channel, handle Handler) error {
 	return nil
 }
 
-// process handles one delivery, and tells RabbitMQ what became of it. A message that comes again still has its first
-// headers. So each delivery has a span of its own, and all of them link to the span that published the message: in
-// Jaeger you see the tries side by side, in one trace.
+// process handles one delivery, and acknowledges or rejects it. A redelivered message still has its first headers. So
+// each delivery has its own span, and all of them link to the span that published the message: in Jaeger you see the
+// tries side by side, in one trace.
 func process(delivery amqp.Delivery, handle Handler) error {
 	ctx := otel.GetTextMapPropagator().Extract(context.Background(), carrier(delivery.Headers))
-	// How many deliveries went wrong before this one. The conventions have no attribute for that in RabbitMQ, so the
+	// How many deliveries failed before this one. The conventions have no attribute for that in RabbitMQ, so the
 	// name below is our own. It doesn't begin with messaging., which is theirs.
 	failed, _ := delivery.Headers["x-delivery-count"].(int64)
 	ctx, span := tracer.Start(ctx, "process "+queue, trace.WithSpanKind(trace.SpanKindConsumer),
@@ -149,8 +149,8 @@ func process(delivery amqp.Delivery, handle Handler) error {
 	return delivery.Nack(false, !errors.Is(err, errNotText))
 }
 
-// run calls handle. A panic becomes an error, and an event that has the stack. It must not end the work on the other
-// messages, and a span that just ends while the program panics has no error.
+// run calls handle. A panic becomes an error, and an event with the stack. It must not stop the work on the other
+// messages. A span that just ends while the program panics has no error.
 func run(ctx context.Context, body []byte, handle Handler) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {

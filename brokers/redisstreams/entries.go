@@ -23,8 +23,8 @@ func (w Worker) Join(ctx context.Context) error {
 	return nil
 }
 
-// read waits up to half a second for new entries. SIGTERM doesn't cut it short: an entry that Redis hands out
-// meanwhile would belong to a worker that doesn't know of it.
+// read waits up to half a second for new entries. SIGTERM doesn't cut it short: Redis could assign an entry
+// meanwhile to a worker that never sees it.
 func (w Worker) read(limit int64) ([]redis.XMessage, error) {
 	streams, err := w.Client.XReadGroup(context.Background(), &redis.XReadGroupArgs{Group: group, Consumer: w.Name,
 		Streams: []string{stream, ">"}, Count: limit, Block: 500 * time.Millisecond}).Result()
@@ -52,8 +52,8 @@ func (w Worker) acknowledge(entries []redis.XMessage) error {
 	return w.Client.XAck(context.Background(), stream, group, ids...).Err()
 }
 
-// claim takes over entries that a worker has had for longer than w.Idle, this worker included. One that has been
-// delivered three times is given up: it stays in the stream, for you to look at, but is nobody's work any more.
+// claim takes over entries that a worker has had for longer than w.Idle, this worker included. It gives up on
+// one that has been delivered three times: it stays in the stream, for you to look at, but isn't delivered anymore.
 func (w Worker) claim() ([]redis.XMessage, error) {
 	ctx := context.Background()
 	entries, _, err := w.Client.XAutoClaim(ctx, &redis.XAutoClaimArgs{

@@ -2,7 +2,7 @@
 //
 // Pub/sub, which the demo uses, gives a message to every worker that listens, and keeps nothing. A stream keeps its
 // entries, and a consumer group gives each entry to one worker. What is new for tracing: the fields of an entry are
-// the carrier, one span can stand for a batch, and an entry whose worker died comes again. The commands that read the
+// the carrier, one span can stand for a batch, and an entry comes again if its worker died. The commands that read the
 // stream are in entries.go. redisstreams_test.go shows what happens if you miss one of these.
 package redisstreams
 
@@ -29,7 +29,7 @@ const stream, group = "work", "workers"
 
 var tracer = otel.Tracer("otel-demo/brokers/redisstreams")
 
-// carrier is the fields of an entry: the propagator's keys stand beside "task". You need no envelope, and a program in
+// carrier is the fields of an entry: the propagator's keys are next to "task". You need no envelope, and a program in
 // another language reads the same keys.
 type carrier map[string]any
 
@@ -54,14 +54,14 @@ func Publish(ctx context.Context, client *redis.Client, task string) error {
 		attributes("publish", semconv.MessagingOperationTypeSend))
 	defer span.End()
 	fields := map[string]any{"task": task}
-	// Mind that this ctx is the one that Start returned. With the caller's, the worker's span would be a child of the
-	// span around this one, and the link would lead there too.
+	// Use the ctx that Start returned. With the caller's, the worker's span would be a child of the span around this
+	// one, and the link would lead there too.
 	otel.GetTextMapPropagator().Inject(ctx, carrier(fields))
 	id, err := client.XAdd(ctx, &redis.XAddArgs{Stream: stream, MaxLen: 10_000, Approx: true, Values: fields}).Result()
 	if err != nil {
 		return pkg.Fail(span, fmt.Errorf("publish: %w", err))
 	}
-	span.SetAttributes(semconv.MessagingMessageID(id)) // only Redis knows it, so it comes last
+	span.SetAttributes(semconv.MessagingMessageID(id)) // Redis generates it, so it is set last
 	return nil
 }
 
@@ -69,20 +69,20 @@ func Publish(ctx context.Context, client *redis.Client, task string) error {
 type Worker struct {
 	Client *redis.Client
 	Name   string        // each worker needs its own
-	Idle   time.Duration // what a worker has had for so long is taken over: longer than 20 tasks take
+	Idle   time.Duration // after this time, other workers take over an entry: longer than 20 tasks take
 }
 
 // Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
 type Handler func(ctx context.Context, task string) error
 
-// Receive hands each entry to handle, one at a time, until ctx is done. Then it finishes what it has read.
+// Receive passes each entry to handle, one at a time, until ctx is canceled. Then it finishes what it has read.
 func (w Worker) Receive(ctx context.Context, handle Handler) error {
 	for ctx.Err() == nil {
 		// These are new entries, and those that a worker has read but not acknowledged, since it died or failed. A
 		// group never gives them to another worker by itself: without XAUTOCLAIM they would wait forever.
 		entries, err := w.next()
 		for _, entry := range entries {
-			// The parent is the producer's span. Where the fields are missing or broken it is none, and the next span
+			// The parent is the producer's span. If the fields are missing or invalid, there is none, and the next span
 			// starts a new trace: an entry without a context is still an entry.
 			err = errors.Join(err, w.process(extract(entry), []redis.XMessage{entry}, func(ctx context.Context) error {
 				task, ok := entry.Values["task"].(string)
@@ -99,10 +99,10 @@ func (w Worker) Receive(ctx context.Context, handle Handler) error {
 	return nil
 }
 
-// ReceiveBatch reads up to 100 entries and hands them to handle, in one span. Each comes from a trace of its own, and
-// a span has only one parent. So this span starts a new trace and has a link to each producer: in Jaeger, click on
-// the span and open "References". A span for each entry, as above, costs more and tells more. Prefer one for all where
-// the work is done for all at once, such as a bulk insert.
+// ReceiveBatch reads up to 100 entries and passes them to handle, in one span. Each comes from a different trace, and a
+// span has only one parent. So this span starts a new trace and has a link to each producer: in Jaeger, click the span
+// and open "References". A span for each entry, as above, costs more and tells more. Use one for all if the work is
+// done for all at once, such as a bulk insert.
 func (w Worker) ReceiveBatch(handle func(context.Context, []redis.XMessage) error) error {
 	entries, err := w.read(100)
 	if err != nil || len(entries) == 0 {
@@ -116,9 +116,9 @@ func extract(entry redis.XMessage) context.Context {
 	return otel.GetTextMapPropagator().Extract(context.Background(), carrier(entry.Values))
 }
 
-// process makes one span for one or more entries, and acknowledges them unless handle fails. An entry that comes again
-// has the fields of the first time. So each delivery has a span of its own, and all link to the same producer: in
-// Jaeger you see the tries side by side, in one trace.
+// process makes one span for one or more entries, and acknowledges them unless handle fails. A redelivered entry
+// has the same fields. So each delivery has its own span, and all link to the same producer: in Jaeger you see the
+// tries side by side, in one trace.
 func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle func(context.Context) error) error {
 	var links []trace.Link
 	var details []attribute.KeyValue
@@ -139,7 +139,7 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 			semconv.MessagingConsumerGroupName(group), semconv.MessagingClientID(w.Name)))
 	defer span.End()
 	// What is true of one entry belongs on its link, and on the span only if there is one entry: then you can search
-	// for it, such as work.delivery_count=2 for what has come again.
+	// for it, such as work.delivery_count=2 for second deliveries.
 	if len(entries) == 1 {
 		span.SetAttributes(details...)
 	} else {
@@ -152,8 +152,8 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 	return w.acknowledge(entries)
 }
 
-// run calls handle. A panic becomes an error, and an event that has the stack. It must not end the work on the other
-// entries, and a span that just ends while the program panics has no error.
+// run calls handle. A panic becomes an error, and an event with the stack. It must not stop the work on the other
+// entries. A span that just ends while the program panics has no error.
 func run(ctx context.Context, handle func(context.Context) error) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {

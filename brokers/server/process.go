@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// process is a server in a process of its own.
+// process is a server in its own process.
 type process struct {
 	cmd    *exec.Cmd
 	output *bytes.Buffer // to be read when it has ended
@@ -38,7 +38,7 @@ func start(cmd *exec.Cmd) (*process, error) {
 	return p, nil
 }
 
-// stop ends the process, by SIGTERM if the system has that.
+// stop stops the process, with SIGTERM if the system has it.
 func (p *process) stop() {
 	if p.cmd.Process.Signal(syscall.SIGTERM) == nil {
 		select {

@@ -1,8 +1,8 @@
-// Command client sends requests to the server, one after the other, and each becomes a trace.
+// Command client sends requests to the server, one after another. Each request becomes a trace.
 //
-// This is file 1 of 6. A trace is the story of one request through all the programs that it touches. It is a tree of
-// spans: a span is one piece of work, with a name, a start, an end, and the id of the span that it is a part of. A
-// trace starts here, and leaves over HTTP. Start the demo, look at Jaeger on http://localhost:16686, and read on.
+// This is file 1 of 6. A trace is the story of one request through every program it touches. It is a tree of spans: a
+// span is one piece of work, with a name, a start, an end, and the id of its parent span. The trace starts here and
+// leaves over HTTP. Start the demo, open Jaeger on http://localhost:16686, and read on.
 package main
 
 import (
@@ -27,13 +27,13 @@ import (
 	"otel-demo/pkg"
 )
 
-// A tracer makes spans. Its name says which code made them; the name of the service is set once, in pkg/tracer.go.
+// A tracer makes spans. Its name says which code made them. The service's name is set once, in pkg/tracer.go.
 var tracer = otel.Tracer("otel-demo/cmd/client")
 
 func main() { pkg.Main(run) }
 
 func run(ctx context.Context) error {
-	var env pkg.Env // reads settings: pkg/program.go has what any program needs
+	var env pkg.Env // reads settings, in pkg/program.go, which holds what any program needs
 	serverURL := env.URL("SERVER_URL", "http://localhost:8080/hello")
 	requests := env.Uint("REQUESTS", "5")
 	work := env.Duration("WORK_DURATION", "200ms")
@@ -42,8 +42,8 @@ func run(ctx context.Context) error {
 		return env.Err
 	}
 
-	// From here on spans are sent to the agent, in batches. What waits for the next batch when the program ends would
-	// be lost, so shutdown sends it. It is deferred first, and so runs last.
+	// From here on, spans are exported to the agent in batches. When the program ends, shutdown exports the last batch,
+	// which would otherwise be lost. It is deferred first, so it runs last.
 	shutdown, err := pkg.StartTracing(ctx, "client", pkg.NewBatcher, pkg.Diagnose)
 	if err != nil {
 		return err
@@ -73,16 +73,18 @@ func run(ctx context.Context) error {
 // makeRequest sends one request, as one trace.
 func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, work time.Duration) error {
 	start := time.Now()
-	// There is no span in ctx yet, so this one starts a new trace: it is the root. The ctx that Start returns holds
-	// the span. Hand that one on, and each span that is started with it becomes a child. That is what Go's context is
-	// for here: it carries the span from function to function, inside one program. Between programs travels the trace
-	// context: the ids of the trace and of the span that is to be the parent.
+	// There is no span in ctx yet, so this one starts a new trace: it is the root. The ctx that Start returns holds the
+	// span. Pass that ctx on, and every span started with it becomes a child. Go's context carries the span from
+	// function to function inside one program. The trace context, which is the ids of the trace and of the parent span,
+	// travels between programs.
 	ctx, span := tracer.Start(ctx, "make request")
-	// A span that isn't ended is never sent. Defer End where the span covers the whole function, as here.
+	// A span that is never ended is never exported. Defer End when the span covers the whole function, as here.
+	// Try it: delete `defer span.End()` below and run `go run -C local . -once -shape`. The root `make request` is
+	// gone, and `HTTP GET` comes first: its parent never arrives.
 	defer span.End()
 
-	// Baggage travels with the trace context to every service that has a part in this trace. Those you call can all
-	// read it, so keep secrets out. It is not part of a span until somebody puts it there: see the server.
+	// Baggage is a set of keys and values that travels with the trace context to every service in this trace. All of
+	// them can read it, so keep secrets out. It isn't on a span until you put it there: see the server.
 	username, err1 := baggage.NewMemberRaw("username", "donuts")
 	bag, err2 := baggage.New(username)
 	if err := errors.Join(err1, err2); err != nil {
@@ -90,20 +92,19 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	}
 	ctx = baggage.ContextWithBaggage(ctx, bag)
 
-	// In Jaeger this is the gap before the request is sent: time that the client spent by itself.
+	// In Jaeger, this is the gap before the request: time that the client spends on its own work.
 	pkg.Work(ctx, work)
 
 	status, body, err := get(ctx, client, serverURL)
 	if err == nil && status != http.StatusOK {
-		// The HTTP client below has made its own span an error, as for each status from 400 on. An error does not
-		// rise to the parent by itself: whoever knows that the whole has failed says so, with Fail, below.
+		// The HTTP client below marks its own span as an error when the status is 400 or above. Errors don't rise to
+		// the parent span. If the whole operation has failed, mark that span too, as Fail does below.
 		err = pkg.Error{Type: strconv.Itoa(status), Text: fmt.Sprintf("the server responded %d: %q", status, body)}
 	}
-	// An event is a moment in a span. In Jaeger, open the span and then "Logs". OpenTelemetry is moving events to log
-	// records that carry the span's ids, and new code should write those. AddEvent goes on working, and backends show
-	// its events with the span.
+	// An event is a moment in a span. In Jaeger, open the span and click "Logs". In new code, OpenTelemetry recommends
+	// log records that carry the span's ids. AddEvent continues to work.
 	span.AddEvent("response", trace.WithAttributes(semconv.HTTPResponseBodySize(len(body))))
-	// The trace id leads from this line on your terminal to the trace: paste it into Jaeger's search field.
+	// To open this trace, paste its id from your terminal into Jaeger's search field.
 	fmt.Println(status, span.SpanContext().TraceID(), time.Since(start).Round(time.Millisecond))
 	if err != nil {
 		return pkg.Fail(span, err)
@@ -113,7 +114,7 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 
 // get returns the status and the body of the response. The status is 0 if there was no response.
 func get(ctx context.Context, client *http.Client, url *url.URL) (status int, body string, err error) {
-	// The request takes ctx along, or the transport below would not find the span, and would start a new trace.
+	// The request carries ctx. Without it, the transport below would find no span and start a new trace.
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url.String(), nil)
 	if err != nil {
 		return 0, "", err
@@ -122,38 +123,38 @@ func get(ctx context.Context, client *http.Client, url *url.URL) (status int, bo
 	if err != nil {
 		return 0, "", err
 	}
-	// The span `HTTP GET` ends when the body has been read to its end, or is closed.
+	// The span `HTTP GET` ends when the body has been read to the end or closed.
 	defer response.Body.Close()
 	read, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	return response.StatusCode, string(read), err
 }
 
-// newClient returns an HTTP client that traces. The transport, from OpenTelemetry's instrumentation library otelhttp,
-// makes the span `HTTP GET` around each request (the conventions now name it `GET`), and injects (writes) the trace
-// context into the request's headers. That is how a trace leaves a program over HTTP. With the W3C's format, the
-// default, the headers are:
+// newClient returns an HTTP client that traces. Its transport comes from otelhttp, OpenTelemetry's instrumentation
+// library for net/http. It makes the span `HTTP GET` around each request (the conventions now name it `GET`), and
+// injects (writes) the trace context into the request's headers. That is how a trace leaves a program over HTTP. In the
+// W3C's format, the default, the headers are:
 //
 //	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (01: this trace is sampled, so record it)
 //	baggage: username=donuts
 func newClient(work time.Duration) *http.Client {
 	// These events show what the network did: DNS, connect, request sent, first byte. The second request has fewer,
-	// since it uses the first one's connection. The request's headers are left out, as they often hold secrets.
+	// because it reuses the first one's connection. Headers are left out, because they often hold secrets.
 	steps := func(ctx context.Context) *httptrace.ClientTrace {
 		return otelhttptrace.NewClientTrace(ctx, otelhttptrace.WithoutSubSpans(), otelhttptrace.WithoutHeaders())
 	}
 	return &http.Client{
 		Transport: otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithClientTrace(steps)),
-		Timeout:   work + 10*time.Second, // the server works too before it responds
+		Timeout:   work + 10*time.Second, // the server also works before it responds
 	}
 }
 
 // waitForServer polls the server's health check until it reports healthy, for up to 60 s. In Jaeger it is a separate
-// trace, and each try that failed is an event in it.
+// trace, in which each failed try is an event.
 func waitForServer(ctx context.Context, serverURL *url.URL) error {
 	ctx, span := tracer.Start(ctx, "wait for server")
 	defer span.End()
 
-	// A client without instrumentation, on purpose: a health check every second would bury the traces that matter.
+	// This client has no instrumentation, on purpose: spans of health checks would bury the traces that matter.
 	client := &http.Client{Timeout: 2 * time.Second}
 	check := serverURL.ResolveReference(&url.URL{Path: "healthz"})
 	_, err := backoff.Retry(ctx, func() (status int, err error) {
@@ -176,9 +177,7 @@ func waitForServer(ctx context.Context, serverURL *url.URL) error {
 func exampleError(ctx context.Context) {
 	_, span := tracer.Start(ctx, "example error")
 	pkg.Fail(span, pkg.Error{Type: "example", Text: "this error is an example"})
-	// Call End, rather than defer it, where the span covers a part of a function. Whatever follows is not in the
-	// span.
-	span.End()
+	span.End() // without defer, when the span covers only part of a function
 }
 
 // The request is on its way, and its headers carry the trace context. Next: cmd/server/server.go receives it.

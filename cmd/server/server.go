@@ -1,7 +1,7 @@
-// Command server answers GET /hello, and publishes a message for the worker each time.
+// Command server responds to GET /hello, and publishes a message for the worker each time.
 //
-// This is file 2 of 6. The trace that started in the client goes on here, inside an HTTP handler. It then leaves for
-// the worker, over a broker.
+// This is file 2 of 6. The trace that started in the client continues here, inside an HTTP handler. It then leaves for
+// the worker, over a message broker.
 package main
 
 import (
@@ -38,7 +38,7 @@ func run(ctx context.Context) error {
 	if env.Err != nil {
 		return env.Err
 	}
-	healthcheck := flag.Bool("healthcheck", false, "ask the server on LISTEN_ADDR for its health, and exit 0 or 1")
+	healthcheck := flag.Bool("healthcheck", false, "check the health of the server on LISTEN_ADDR, and exit 0 or 1")
 	flag.Parse()
 	if *healthcheck {
 		return pkg.CheckHealth(address)
@@ -63,21 +63,20 @@ func run(ctx context.Context) error {
 	} else if err != nil {
 		slog.Warn("GET /hello responds 503 for now", "error", err)
 	}
-	// On SIGTERM, Serve finishes the requests that it has accepted. Then the deferred calls run, the last one first.
+	// On SIGTERM, Serve finishes the requests that it has accepted. Then the deferred calls run, last one first.
 	return pkg.Serve(ctx, listener, newHandler(broker, work), work)
 }
 
-// server holds what all requests need. What belongs to one request is in its context, the first argument of each
-// call.
+// server holds what all requests share. What belongs to one request is in its context.
 type server struct {
 	broker *pkg.Broker
 	work   time.Duration
 }
 
 // newHandler returns the server's routes. otelhttp.NewHandler extracts (reads) the trace context from the request's
-// headers and starts the span `GET /hello` as a child of the client's span: the trace goes on. It is wrapped around
-// one route, inside the mux, since only there the route is known; it gives the span its name. /healthz has no span:
-// it is asked every few seconds, and nobody would look at those traces.
+// headers and starts the span `GET /hello` as a child of the client's span. That is how the trace continues. It wraps
+// one route inside the mux, because the span's name is the route, which only the mux knows. /healthz has no span, since
+// it is polled every few seconds.
 func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	s := &server{broker, work}
 	mux := http.NewServeMux()
@@ -86,57 +85,56 @@ func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	return mux
 }
 
-// hello answers one request.
 func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	// The request's context holds the span that otelhttp started. Its trace id in the answer leads whoever asked to
-	// the trace: try `curl -i localhost:8080/hello`.
+	// The request's context holds the span that otelhttp started. Its trace id goes into a response header, so that a
+	// caller can find the trace: see it with `curl -i localhost:8080/hello`.
 	ctx := r.Context()
 	if id := trace.SpanContextFromContext(ctx).TraceID(); id.IsValid() {
 		w.Header().Set("Trace-Id", id.String())
 	}
 	status, body, result := http.StatusOK, "hello, world", "published"
 	if err := s.handle(ctx, body); errors.Is(err, context.Canceled) {
-		// That is no fault of anything here, so no span becomes an error.
+		// Nothing here has failed, so no span becomes an error.
 		status, body, result = statusClientClosedRequest, "", "the caller hung up"
 	} else if err != nil {
-		// otelhttp makes its span an error for each status from 500 on. The response gives a short reason: addresses
-		// and raw errors stay in the log, beside the trace id.
+		// otelhttp marks its span as an error when the status is 500 or above. The response gives a short reason.
+		// Addresses and raw errors stay in the log, beside the trace id.
 		status, body, result = http.StatusServiceUnavailable, reason(err), err.Error()
 	}
 	w.WriteHeader(status)
 	fmt.Fprintln(w, body)
-	// ctx gives this log line its trace id and span id (see pkg/program.go), and so the line leads to its trace. For
-	// new code OpenTelemetry advises such log records in place of span events, exported by its Logs API. This demo
-	// only prints them.
+	// ctx gives this log line its trace id and span id (see pkg/program.go), so you can find the trace of any line.
+	// This demo only prints log records; OpenTelemetry's Logs API could export them.
 	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start), "result", result)
 }
 
-// statusClientClosedRequest is for the log and the span: nobody receives it. The code is nginx's.
-const statusClientClosedRequest = 499
+const statusClientClosedRequest = 499 // nginx's code, for the log and the span: nobody receives it
 
-// handle is the work of one request: a span of your own, inside the one of the library.
+// handle is the work of one request: your own span, inside the library's.
 func (s *server) handle(ctx context.Context, body string) error {
 	ctx, span := tracer.Start(ctx, "handle request")
 	defer span.End()
 
-	// The client's baggage arrived with the trace context, in a header beside it, and is in ctx too. Nothing of it is
-	// on a span until you put it there. In Jaeger you find this event in the span `handle request`, under "Logs".
+	// The client's baggage arrived in a header beside the trace context, and is in ctx too. It isn't on a span until
+	// you put it there. In Jaeger, this event is in the span `handle request`, under "Logs".
 	username := baggage.FromContext(ctx).Member("username").Value()
 	span.AddEvent("read baggage", trace.WithAttributes(semconv.UserName(username)))
 
-	// An attribute describes the whole span, and you can search for it. Prefer a name of OpenTelemetry's registry, as
-	// here. A payload has no place on a span: it may be large, it may be private, and whoever can read the traces could
-	// read it. Its size does.
+	// An attribute is a key and a value that describe the whole span, and you can search for it. Prefer names from
+	// OpenTelemetry's registry, as here. Record a payload's size, but not the payload: it may be large or private, and
+	// everyone who can read the traces could read it.
 	span.SetAttributes(semconv.HTTPResponseBodySize(len(body)))
 
 	if err := pkg.Work(ctx, s.work); err != nil {
-		return err // the caller hung up, and with that r.Context() is canceled
+		return err // the caller hung up, which cancels r.Context()
 	}
 
-	// For HTTP, otelhttp propagates the trace context. For the broker nobody does: pkg/broker.go shows what Publish
-	// does about that. ctx holds this span, and so `publish work` becomes its child. Publishing takes up to 1 s, and
-	// ends even if the caller hangs up now: half a message is no use.
+	// For HTTP, otelhttp propagates the trace context. For the broker, Publish does: see pkg/broker.go. ctx holds this
+	// span, so `publish work` becomes its child. WithoutCancel keeps the span but not the cancellation, so publishing
+	// completes even if the caller hangs up now.
+	// Try it: replace `context.WithoutCancel(ctx)` with `context.Background()`, run `go run -C local . -once -shape`.
+	// `publish work` starts its own trace.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := s.broker.Publish(ctx, body); err != nil {
@@ -145,7 +143,7 @@ func (s *server) handle(ctx context.Context, body string) error {
 	return nil
 }
 
-// healthz responds 200 when a message that is published now would be heard.
+// healthz responds 200 when a message published now would reach a worker.
 func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 	defer cancel()
@@ -156,7 +154,7 @@ func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// reason returns what a caller may know of an error. The rest is in the span and in the log, for those who run it.
+// reason returns what a caller may know about an error. Operators find the rest in the span and in the log.
 func reason(err error) string {
 	if errors.Is(err, pkg.ErrNoListener) {
 		return "no worker is listening"
@@ -164,4 +162,4 @@ func reason(err error) string {
 	return "the message broker is not available"
 }
 
-// The message is published and the client has its answer. Next: pkg/message.go, what was published.
+// The message is published, and the client has its response. Next: pkg/message.go, what was published.

@@ -1,7 +1,7 @@
-// Command worker receives the messages that the server publishes, and works on each.
+// Command worker receives the messages that the server publishes, and processes each of them.
 //
-// This is file 4 of 6. The trace goes on in another process. In Jaeger the span `process work` begins just after the
-// message is published, as soon as the worker has a slot free, and it may end long after the response to the client.
+// This is file 4 of 6. The trace continues in another process. In Jaeger, the span `process work` starts just after the
+// message is published, as soon as the worker has a free slot. It may end long after the client got its response.
 package main
 
 import (
@@ -38,19 +38,20 @@ func run(ctx context.Context) error {
 	}
 	defer broker.Close()
 
-	// A span that processes a message always has a link to the span that published it: a reference, which may lead to
-	// another trace. By default it is also that one's child, so that you see one trace. With `root` it starts a trace
-	// of its own: right where a message waits for hours, or where one span processes a batch of many traces'
-	// messages.
+	// A link is a reference from one span to another, which may be in a different trace. The span `process work` always
+	// has a link to the span that published its message. By default it is also that span's child, so you see one trace.
+	// With `root` it starts its own trace. Choose that when a message may wait for hours, or when one span processes a
+	// batch of messages from many traces.
 	broker.NewRoot = processSpan == "root"
 
-	// Receive calls this for each message. The span `process work` is in ctx, as a request's span is in the context
-	// of an HTTP handler: Receive does what otelhttp did in the server. An error that you return makes that span an
-	// error.
+	// Receive calls this for each message. It does what otelhttp does in the server: the span `process work` is in ctx,
+	// and if you return an error, that span becomes an error.
 	handle := func(ctx context.Context, message pkg.Message) error {
-		// This was set in the client, two hops away. The server did nothing for it but pass ctx on.
+		// The client set this, two hops away. All that the server did for it was to pass ctx on.
+		// Try it: replace `Member("username")` with `Member("Username")` and run `go run -C local . -once -shape`.
+		// There is no error, but user.name is gone: names are case-sensitive, and a missing one has an empty value.
 		username := baggage.FromContext(ctx).Member("username").Value()
-		// As an attribute you can search for it: in Jaeger, enter user.name=donuts under "Tags".
+		// You can search for an attribute: in Jaeger, enter user.name=donuts under "Tags".
 		trace.SpanFromContext(ctx).SetAttributes(semconv.UserName(username))
 		if err := pkg.Work(ctx, work); err != nil {
 			return err
@@ -59,8 +60,8 @@ func run(ctx context.Context) error {
 		return nil
 	}
 
-	// On SIGTERM, Receive takes no new messages, finishes what it has received, within 5 s, and returns. Then the
-	// deferred calls run, the last one first: Redis is closed, and then the last spans are exported.
+	// On SIGTERM, Receive takes no new messages, finishes those it has within 5 s, and returns. Then the deferred calls
+	// run, last one first: Redis is closed, and then the last spans are exported.
 	return broker.Receive(ctx, handle)
 }
 

@@ -17,9 +17,9 @@ import (
 )
 
 // Addresses gives each port of each service an address on this machine, the same for as long as the demo runs. In
-// compose a service is a host of its own; here all share one, so `otel-agent:4317` becomes `127.0.0.1:21234`.
+// compose, each service is its own host; here all share one, so `otel-agent:4317` becomes `127.0.0.1:21234`.
 //
-// A port is held from when it is given until its service starts: nobody else on this machine can take it meanwhile.
+// A port is held from when it is given until its service starts: no other program on this machine can take it meanwhile.
 type Addresses struct {
 	services []string        // the names that are hosts
 	fixed    map[string]bool // services in the runner: they serve the ports that they have already, and no other
@@ -73,7 +73,7 @@ func (a *Addresses) add(service types.ServiceConfig, freePorts bool) error {
 	}
 	for _, p := range service.Ports {
 		if p.Published == "" || freePorts {
-			continue // a free one, when somebody asks
+			continue // it gets a free one on demand
 		}
 		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", p.Published))
 		if err != nil {
@@ -154,7 +154,7 @@ func (a *Addresses) Listen(p Port) (net.Listener, error) {
 func (a *Addresses) ReleaseFor(service string, instance int) {
 	for p, listener := range a.held {
 		if p.Service == service && p.Instance == instance {
-			_ = listener.Close() // nobody uses it
+			_ = listener.Close() // it is unused
 			delete(a.held, p)
 		}
 	}
@@ -206,8 +206,8 @@ var (
 )
 
 // InText replaces every host and port of the demo in a text that belongs to one instance of a service: a value of its
-// environment, an argument, a scalar of its YAML. A host name that no service has is an error: it has a dot or an address
-// of its own if it is outside.
+// environment, an argument, a scalar of its YAML. A host name that no service has is an error, unless it
+// has a dot or is an IP address: then it is outside.
 func (a *Addresses) InText(owner string, instance int, text string) (string, error) {
 	var firstErr error
 	mapped := func(host, number string) (string, bool) {

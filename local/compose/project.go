@@ -123,7 +123,7 @@ func StartOrder(project *types.Project) []string {
 		}
 		order = append(order, name)
 	}
-	// What has no dependencies of its own goes first: backends are up before who needs them, named or not.
+	// Services without dependencies go first, so backends are up before the services that need them, declared or not.
 	for _, name := range project.ServiceNames() {
 		if len(project.Services[name].DependsOn) == 0 {
 			visit(name)

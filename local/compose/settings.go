@@ -116,7 +116,7 @@ var leftAside = []string{
 var servedForAll = []string{"depends_on.*.condition", "depends_on.*.required", "deploy.replicas", "profiles", "scale",
 	"stop_grace_period"}
 
-// servedOutside are those outside of services. A volume is a folder of its own, wherever Docker would keep it.
+// servedOutside are those outside of services. Each volume is a separate folder, wherever Docker would keep it.
 var servedOutside = []string{"name", "networks.default.name", "volumes.*.name", "volumes.*.driver", "volumes.*.driver_opts"}
 
 // checkSettings refuses what the runner neither serves nor may leave aside. None is dropped silently: it looks at all
@@ -261,7 +261,7 @@ func checkJaeger(service types.ServiceConfig) error {
 	return nil
 }
 
-// redisOptions are what the runner's Redis does in any case: it keeps nothing on disk, and asks nobody who they are.
+// redisOptions are what the runner's Redis does in any case: it stores nothing on disk, and has no authentication.
 var redisOptions = map[string]string{"--save": "", "--appendonly": "no", "--protected-mode": "no"}
 
 func checkRedis(service types.ServiceConfig) error {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -151,13 +152,49 @@ func TestLinksLeadSomewhere(t *testing.T) {
 				t.Errorf("%s: %s: there is no such file in the project", d.path, link)
 				continue
 			}
-			if fragment == "" {
-				continue
+			if fragment == "" || lineOfCode.MatchString(fragment) {
+				continue // TestTheTableOfSpansLeadsToTheirLines looks at lines of code
 			}
 			i := slices.IndexFunc(all, func(other document) bool { return other.path == name })
 			if i < 0 || !slices.Contains(all[i].headings, fragment) {
 				t.Errorf("%s: %s: there is no such heading", d.path, link)
 			}
+		}
+	}
+}
+
+var lineOfCode = regexp.MustCompile(`^L\d+$`)
+
+// The README says for each span of a request which line makes it.
+func TestTheTableOfSpansLeadsToTheirLines(t *testing.T) {
+	readme := documents(t)[0]
+	for span, want := range map[string]string{
+		"make request":   `tracer.Start(ctx, "make request")`,
+		"HTTP GET":       "otelhttp.NewTransport(",
+		"GET /hello":     "otelhttp.NewHandler(",
+		"handle request": `tracer.Start(ctx, "handle request")`,
+		"publish work":   `tracer.Start(ctx, "publish "`,
+		"publish":        "redisotel.InstrumentTracing(",
+		"process work":   `tracer.Start(ctx, "process "+channel, options...)`,
+	} {
+		row := regexp.MustCompile("(?m)^\\| `" + span + `. \| \[[^\]]+\]\(([^#)]+)#L(\d+)\) \|`).FindStringSubmatch(readme.text)
+		if row == nil {
+			t.Errorf("README.md's table has no row for %s that leads to a line", span)
+			continue
+		}
+		code, err := os.ReadFile(filepath.Join(projectRoot(t), filepath.FromSlash(row[1])))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		number, lines := 0, strings.Split(string(code), "\n")
+		for i, line := range lines {
+			if strings.Contains(line, want) {
+				number = i + 1
+			}
+		}
+		if strconv.Itoa(number) != row[2] {
+			t.Errorf("README.md: %s: the link is to line %s of %s, want %d", span, row[2], row[1], number)
 		}
 	}
 }

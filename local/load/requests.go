@@ -12,7 +12,7 @@ import (
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
 
-// Requests are sent at a fixed rate, whether the ones before are answered or not. Each is a trace of its own, whose id is
+// Requests are sent at a fixed rate, whether or not earlier ones have their responses. Each is its own trace, whose id is
 // known here before the request is sent.
 type Requests struct {
 	attacker *vegeta.Attacker
@@ -39,8 +39,8 @@ func (l limited) Pace(elapsed time.Duration, sent uint64) (wait time.Duration, s
 	return l.ConstantPacer.Pace(elapsed, sent)
 }
 
-// Start starts to send requests to a server, until stop or for a time that is not 0. A thousand at most wait for
-// their answers at once.
+// Start starts to send requests to a server, until stop or for a time that is not 0. At most a thousand wait for
+// their responses at once.
 func Start(serverAddress string, perSecond int, duration time.Duration, baggage string, options ...func(*vegeta.Attacker)) *Requests {
 	r := &Requests{
 		attacker: vegeta.NewAttacker(append(options, vegeta.Timeout(10*time.Second), vegeta.MaxWorkers(1000))...),
@@ -87,10 +87,10 @@ func RandomHex(bytes int) string {
 	return hex.EncodeToString(id)
 }
 
-// Traceparent returns the header of a request that goes on with a trace.
+// Traceparent returns the header of a request that continues a trace.
 func Traceparent(trace string) string { return "00-" + trace + "-" + RandomHex(8) + "-01" }
 
-// Stop sends no more, and waits until each request has its answer or has failed.
+// Stop sends no more, and waits until each request has its response or has failed.
 func (r *Requests) Stop() {
 	r.attacker.Stop()
 	<-r.done
@@ -103,7 +103,7 @@ func (r *Requests) Sent(trace string) bool {
 	return r.ids[trace]
 }
 
-// Ended returns the requests that have their answer or have failed.
+// Ended returns the requests that have their response or have failed.
 func (r *Requests) Ended() []*vegeta.Result {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -119,7 +119,7 @@ func (a *Arrivals) Count() int {
 }
 
 // Run measures each rate in turn: a single one on both sides at the same time, several on one side after the other,
-// each until it gives. report gets what one or two sides did with a rate.
+// each until it fails. report gets what one or two sides did with a rate.
 func Run(ctx context.Context, o Options, report func(Report) error) (err error) {
 	dir, err := os.MkdirTemp("", "otel-demo-load-")
 	if err != nil {
@@ -189,7 +189,7 @@ func quietLines(write func(service, line string)) func(service, line string) {
 	}
 }
 
-// prepare finds the server, waits until it is well, and has the backends count what comes rather than keep it.
+// prepare finds the server, waits until it is healthy, and makes the backends count spans instead of keeping them.
 func (s *side) prepare(ctx context.Context) error {
 	s.backends = map[string]*Arrivals{}
 	for _, backend := range s.demo.Backends() {
@@ -285,7 +285,7 @@ func attack(ctx context.Context, rate int, duration time.Duration, baggage strin
 	return all, nil
 }
 
-// Answered counts the requests that were answered 200.
+// Answered counts the requests with the response 200.
 func Answered(results []*vegeta.Result) int {
 	n := 0
 	for _, result := range results {

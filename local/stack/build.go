@@ -25,7 +25,7 @@ func (d *Demo) binary(name string) string {
 	return filepath.Join(Binaries(d.options.Root), name)
 }
 
-// build is a `go build` that goes on while other services start.
+// build is a `go build` that runs while other services start.
 type build struct {
 	what     string // it says what is built
 	first    string // what to say first, if anything

@@ -46,7 +46,7 @@ func (collector) plan(d *Demo, s *service) error {
 func (collector) probe(context.Context, *Demo, *service) error { return errNoProbe }
 
 // untilItListens makes the start of a collector wait until it listens where others will dial it. Compose starts the others
-// at once, and they try again until it does; they would here too. But a container is up sooner than its neighbours, and a
+// at once, and they retry until it does; they would here too. But a container is up sooner than its neighbors, and a
 // collector's process is not, so that every start would log their failed tries.
 func (d *Demo) untilItListens(s *service, p *process) {
 	var ready atomic.Bool // it has said so

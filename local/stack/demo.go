@@ -1,5 +1,5 @@
 // Package stack runs a project of compose files on this machine: it builds what has to be built, starts each service in
-// order and on its conditions, and stops them all. Each kind of service has a file of its own.
+// order and on its conditions, and stops them all. Each kind of service has its own file.
 package stack
 
 import (
@@ -28,7 +28,7 @@ type Options struct {
 	RedisURL  string                     // a Redis server to use, rather than the runner's own
 	Binaries  string                     // a folder that has programs and collectors already; if empty, they are built
 	Line      func(service, line string) // gets each line that a service writes, one at a time; service is "" for the demo's own
-	Kill      <-chan struct{}            // when it is closed, all processes are killed, for somebody who can't wait for Stop
+	Kill      <-chan struct{}            // when it is closed, all processes are killed, without waiting for Stop
 }
 
 // Demo is the demo as docker-compose.yml and its overlays have it, on this machine.
@@ -68,7 +68,7 @@ type instance interface {
 // kind is what the runner does for the services of one kind.
 type kind interface {
 	plan(d *Demo, s *service) error                       // makes the service's instances, and starts none
-	probe(ctx context.Context, d *Demo, s *service) error // says whether the service is well
+	probe(ctx context.Context, d *Demo, s *service) error // returns nil if the service is healthy
 }
 
 var kinds = map[compose.Kind]kind{
@@ -101,7 +101,7 @@ func Start(ctx context.Context, options Options) (*Demo, error) {
 	if d.addresses, err = compose.NewAddresses(project, options.FreePorts, options.RedisURL); err != nil {
 		return nil, err
 	}
-	defer d.addresses.Release() // what nobody listens on
+	defer d.addresses.Release() // those that are still unused
 	if d.dir, err = os.MkdirTemp("", "otel-demo-"); err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (d *Demo) start(ctx context.Context) error {
 			}
 		}
 		if s.needs != nil {
-			<-s.needs.done // it says itself how far it is
+			<-s.needs.done // it reports its own progress
 			if s.needs.err != nil {
 				return s.needs.err
 			}
@@ -226,13 +226,13 @@ func (d *Demo) killWhenAsked() {
 	}
 }
 
-// Failed gets the first end of a process that should have gone on, as an *EndError. The others go on: it is for the caller
-// to stop them.
+// Failed gets the first process that exited although it should have kept running, as an *EndError. The others keep
+// running until the caller stops them.
 func (d *Demo) Failed() <-chan error { return d.failed }
 
-// ended is told of each process that ends though nobody stopped it. It is no failure where the compose file has somebody
-// wait for the end, and for the client, whose requests are limited; if they end well. Then the demo goes on, for you to
-// look around.
+// ended is called for each process that exits without being stopped. That is not a failure if the exit status is 0 and
+// either the compose file has another service wait for it, or it is the client, whose requests are limited. Then the demo
+// keeps running, for you to look around.
 func (d *Demo) ended(s *service, p *process) {
 	d.mu.Lock()
 	stopping := d.stopping
@@ -257,7 +257,7 @@ func (e *EndError) Error() string {
 	return fmt.Sprintf("%s ended with exit status %d", e.Process, e.Status)
 }
 
-// isClient says whether a service makes its requests and ends. All other programs go on until they are stopped.
+// isClient reports whether a service makes its requests and exits. All other programs run until they are stopped.
 func (s *service) isClient() bool {
 	return s.kind == compose.Program && *s.Build.Args["CMD"] == "client"
 }
@@ -352,7 +352,7 @@ func (d *Demo) Wait(ctx context.Context, name string) (int, error) {
 	return status, nil
 }
 
-// Signal sends a signal to all processes of a service. If they end by it, Failed says so.
+// Signal sends a signal to all processes of a service. If they exit, Failed reports it.
 func (d *Demo) Signal(name string, sig os.Signal) error {
 	processes, err := d.processes(name)
 	for _, p := range processes {
@@ -361,7 +361,7 @@ func (d *Demo) Signal(name string, sig os.Signal) error {
 	return err
 }
 
-// Kill ends all processes of a service hard, and waits for their end. Failed doesn't count it.
+// Kill kills all processes of a service, and waits until they have exited. Failed doesn't report it.
 func (d *Demo) Kill(name string) error {
 	processes, err := d.processes(name)
 	for _, p := range processes {
@@ -448,7 +448,7 @@ func (d *Demo) processes(name string) ([]*process, error) {
 
 func noService(name string) error { return fmt.Errorf("there is no service %s", name) }
 
-// line hands on a line, one at a time.
+// line passes on a line, one at a time.
 func (d *Demo) line(service, line string) {
 	if d.options.Line == nil {
 		return
@@ -458,7 +458,7 @@ func (d *Demo) line(service, line string) {
 	d.options.Line(service, line)
 }
 
-// progress does a step, and says that it goes on once it has taken a second, and then every ten.
+// progress runs a step. While the step runs, it logs that after one second, and then every ten seconds.
 func (d *Demo) progress(step string, do func() error) error {
 	done := make(chan error, 1)
 	start := time.Now()

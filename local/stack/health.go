@@ -28,7 +28,7 @@ func (d *Demo) waitFor(ctx context.Context, s *service, condition string) error 
 	return nil
 }
 
-// waitHealthy probes a service until it is well, for as long as its health check says; in shorter steps, so that the
+// waitHealthy probes a service until it is healthy, for as long as its health check says; in shorter steps, so that the
 // demo starts soon.
 func (d *Demo) waitHealthy(ctx context.Context, s *service) error {
 	interval, timeout, retries, start := 30*time.Second, 30*time.Second, 3, time.Duration(0) // Compose's defaults

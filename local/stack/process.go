@@ -18,14 +18,14 @@ type process struct {
 	make  func() *exec.Cmd // a new command for each start
 	grace time.Duration    // how long it may take to end in order
 	line  func(string)     // gets what it writes, line by line
-	ended func(*process)   // is told when it ends though nobody stopped it
+	ended func(*process)   // called when it exits without being stopped
 
 	listens func(ctx context.Context) error // if set, waits until it listens
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd
 	done    chan struct{} // closed when it has ended
-	stopped bool          // somebody wants it to end
+	stopped bool          // it was asked to stop
 }
 
 func (p *process) start(ctx context.Context) error {
@@ -47,7 +47,7 @@ func (p *process) run() error {
 	cmd := p.make()
 	out := &lineWriter{line: p.line}
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.WaitDelay = time.Second // for a pipe that somebody else holds open
+	cmd.WaitDelay = time.Second // another process may hold the pipe open
 	confine(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
@@ -68,12 +68,12 @@ func (p *process) run() error {
 	return nil
 }
 
-// stop ends the process with SIGTERM, and hard when its grace period is over, and waits for the end.
+// stop stops the process with SIGTERM, kills it when its grace period is over, and waits until it has exited.
 func (p *process) stop() error {
 	return p.end(func() error { return terminate(p.cmd.Process) })
 }
 
-// kill ends the process hard, and waits for the end.
+// kill kills the process, and waits until it has exited.
 func (p *process) kill() error {
 	return p.end(func() error { return p.cmd.Process.Kill() })
 }
@@ -132,7 +132,7 @@ func (p *process) pid() int {
 	return p.cmd.Process.Pid
 }
 
-// status is the exit status of a process that has ended: as a shell says it, 128 more than the signal that ended it.
+// status is the exit status of a process; after a signal it is 128 plus the signal's number, as in a shell.
 func (p *process) status() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -154,7 +154,7 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// lineWriter hands on whole lines. A process writes to it from one goroutine, since both its outputs are the same pipe.
+// lineWriter passes on whole lines. A process writes to it from one goroutine, since both its outputs are the same pipe.
 type lineWriter struct {
 	line func(string)
 	rest []byte

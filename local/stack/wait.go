@@ -17,7 +17,7 @@ const Quiet = 5 * time.Second
 const Settled = time.Second
 
 // WaitForTraces waits until every trace is whole at each backend that the demo has, or nothing new has come for 5 s.
-// Call it when the requests are done. Traces that broke, or that nobody received, never get whole.
+// Call it when the requests are done. Traces that broke, or that were not received, never become whole.
 func (d *Demo) WaitForTraces(ctx context.Context) error {
 	return d.progress("waiting for spans", func() error { return d.waitForTraces(ctx) })
 }

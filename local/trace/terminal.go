@@ -14,16 +14,16 @@ import (
 // TreeOptions is how WriteTree writes.
 type TreeOptions struct {
 	Width int  // columns; 0 means 80
-	Color bool // with ANSI colours
+	Color bool // with ANSI colors
 }
 
-// services' colours in ANSI: no red, which is for errors.
+// services' colors in ANSI: no red, which is for errors.
 var ansiColors = [Colors]string{"94", "33", "32", "34", "96", "95", "36", "35"}
 
-// Colors is how many colours services are told apart by, on the terminal and in the browser.
+// Colors is how many colors distinguish services, on the terminal and in the browser.
 const Colors = 8
 
-// ColorOf gives a service the same colour everywhere, whoever comes first.
+// ColorOf gives a service the same color everywhere, in whatever order services come.
 func ColorOf(service string) int {
 	h := fnv.New32a()
 	_, _ = io.WriteString(h, service)
@@ -31,7 +31,7 @@ func ColorOf(service string) int {
 }
 
 // WriteTree writes a trace as a tree, one line a span: its service and name, a bar on the trace's axis of time, and its
-// duration. A span that failed is marked, and red in colour. What doesn't fit is cut off; a terminal too narrow for
+// duration. A span that failed is marked, and red in color. What doesn't fit is cut off; a terminal too narrow for
 // bars gets none.
 func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 	width := cmp.Or(max(opt.Width, 0), 80)

@@ -28,7 +28,7 @@ type Span struct {
 func TraceID(n int) pcommon.TraceID { return pcommon.TraceID{14: byte(n >> 8), 15: byte(n), 0: 1} }
 func spanID(n int) pcommon.SpanID   { return pcommon.SpanID{6: byte(n >> 8), 7: byte(n), 0: 1} }
 
-// OTLP makes each span one ResourceSpans of its own, as spans of many processes come.
+// OTLP puts each span into its own ResourceSpans, as spans from many processes arrive.
 func OTLP(spans []Span) ptrace.Traces {
 	traces := ptrace.NewTraces()
 	for i, from := range spans {
