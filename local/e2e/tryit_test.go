@@ -87,6 +87,7 @@ const exampleError, waitForServer = "\n1 trace\nclient  example error  internal 
 
 // Each "Try it" note of the tutorial holds: after its edit, the demo gives the traces that the table above has.
 func TestTheTryItNotesHold(t *testing.T) {
+	needsLong(t)
 	t.Parallel()
 	for _, try := range tries {
 		t.Run(strings.ReplaceAll(try.file, "/", "_"), func(t *testing.T) {
