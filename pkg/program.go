@@ -210,10 +210,13 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, wor
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
+	// Shutdown drops a request that it is still reading. So first accept no more, and give those accepted time to arrive.
+	listener.Close()
+	time.Sleep(50 * time.Millisecond)
 	// ctx is canceled already, so finishing needs a new context.
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
+	if err := server.Shutdown(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
 		slog.Warn("requests were cut off", "error", errors.Join(err, server.Close()))
 	}
 	return nil
