@@ -23,6 +23,7 @@ import (
 // receiver is the other end: what it accepts is what it counts.
 type receiver struct {
 	accept func(ctx context.Context, spans []sdktrace.ReadOnlySpan) error
+	made   chan struct{} // if there is one, batch closes it when it has made all spans
 	mu     sync.Mutex
 	spans  []sdktrace.ReadOnlySpan
 }
@@ -55,7 +56,10 @@ func batch(t *testing.T, r *receiver, n int, options ...sdktrace.BatchSpanProces
 		_, span := provider.Tracer("test").Start(t.Context(), "span")
 		span.End()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	if r.made != nil {
+		close(r.made)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	last = provider.Shutdown(ctx)
 	mu.Lock()
@@ -71,9 +75,8 @@ func TestLostSpansAreCounted(t *testing.T) {
 		}
 	})
 	t.Run("the queue is full", func(t *testing.T) {
-		release := make(chan struct{})
-		r := &receiver{accept: func(context.Context, []sdktrace.ReadOnlySpan) error { <-release; return nil }}
-		time.AfterFunc(100*time.Millisecond, func() { close(release) })
+		r := &receiver{made: make(chan struct{})}
+		r.accept = func(context.Context, []sdktrace.ReadOnlySpan) error { <-r.made; return nil }
 		handled, err := batch(t, r, 5000, sdktrace.WithMaxQueueSize(1000))
 		if len(r.spans) != 1000 || err == nil || !strings.Contains(err.Error(), "4000 of 5000 spans were lost") {
 			t.Errorf("%d of 5000 arrived, and Shutdown returned %v", len(r.spans), err)
@@ -84,9 +87,8 @@ func TestLostSpansAreCounted(t *testing.T) {
 	})
 	t.Run("the size of the queue is the variable's", func(t *testing.T) {
 		t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "700")
-		release := make(chan struct{})
-		r := &receiver{accept: func(context.Context, []sdktrace.ReadOnlySpan) error { <-release; return nil }}
-		time.AfterFunc(100*time.Millisecond, func() { close(release) })
+		r := &receiver{made: make(chan struct{})}
+		r.accept = func(context.Context, []sdktrace.ReadOnlySpan) error { <-r.made; return nil }
 		if _, err := batch(t, r, 1000); len(r.spans) != 700 || !strings.Contains(fmt.Sprint(err), "300 of 1000 spans were lost") {
 			t.Errorf("%d of 1000 arrived, and Shutdown returned %v", len(r.spans), err)
 		}
