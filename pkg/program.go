@@ -210,7 +210,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, wor
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	// Shutdown drops a request that it is still reading. So first accept no more, and give those accepted time to arrive.
+	// Shutdown drops a request that it is still reading. So first accept no more, and let what was accepted arrive.
 	listener.Close()
 	time.Sleep(50 * time.Millisecond)
 	// ctx is canceled already, so finishing needs a new context.
