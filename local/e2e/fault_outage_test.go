@@ -104,8 +104,9 @@ func TestTheAgentNeverComes(t *testing.T) {
 	t.Logf("measured: the agent never comes: %d requests answered, p50 %v", len(answered), load.latency(0.5, start, time.Now()))
 }
 
-// routine is what a program writes though nothing is wrong: the client's line a request, and what is level=INFO.
-var routine = regexp.MustCompile(`\| (200 [0-9a-f]{32} |.* level=INFO )`)
+// routine is what a program writes though nothing is wrong: the client's line a request, what is level=INFO, and the
+// server's line when it is up before the worker.
+var routine = regexp.MustCompile(`\| (200 [0-9a-f]{32} |.* level=INFO |.*responds 503 for now)`)
 
 // complaints returns the lines of a service that aren't routine.
 func complaints(log, service string) (lines []string) {
