@@ -46,7 +46,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	dir, ctx := stack.Binaries(root), context.Background()
 	return dir, errors.Join(err,
-		stack.Build(ctx, root, dir, "-tags=grpcnotrace", "./cmd/..."),
+		stack.Build(ctx, root, dir, "./cmd/..."),
 		stack.Build(ctx, filepath.Join(root, "local"), dir, ".", "./collector", "./collector/contrib"))
 })
 

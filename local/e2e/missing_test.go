@@ -622,7 +622,7 @@ func buildEdited(ctx context.Context, root, dir string) error {
 	}
 	overlay := filepath.Join(dir, "overlay.json")
 	return errors.Join(os.WriteFile(overlay, list, 0o600),
-		stack.Build(ctx, root, dir, "-tags=grpcnotrace", "-overlay", overlay, "./cmd/client", "./cmd/server"))
+		stack.Build(ctx, root, dir, "-overlay", overlay, "./cmd/client", "./cmd/server"))
 }
 
 // certificate writes a certificate for localhost that is its own authority, and its key.

@@ -138,7 +138,7 @@ func startEdited(t *testing.T, file, old, edited string) *stack.Demo {
 	if err := os.WriteFile(path, []byte(strings.Replace(string(content), old, edited, 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := stack.Build(t.Context(), module, dir, "-tags=grpcnotrace", "-buildvcs=false", "./cmd/..."); err != nil {
+	if err := stack.Build(t.Context(), module, dir, "-buildvcs=false", "./cmd/..."); err != nil {
 		t.Fatal(err)
 	}
 	collector := binary(t, "collector")

@@ -30,16 +30,15 @@ type build struct {
 	what     string // it says what is built
 	first    string // what to say first, if anything
 	module   string // its folder, from the root
-	flags    []string
 	packages []string
 	done     chan struct{}
 	err      error // once it is done
 }
 
 // build returns the build of that name, and makes it if there is none yet.
-func (d *Demo) build(what, module string, flags ...string) *build {
+func (d *Demo) build(what, module string) *build {
 	if d.builds[what] == nil {
-		d.builds[what] = &build{what: what, module: module, flags: flags, done: make(chan struct{})}
+		d.builds[what] = &build{what: what, module: module, done: make(chan struct{})}
 	}
 	return d.builds[what]
 }
@@ -59,7 +58,7 @@ func (b *build) run(ctx context.Context, d *Demo) {
 		d.line("", b.first)
 	}
 	b.err = d.progress("building "+b.what, func() error {
-		return Build(ctx, filepath.Join(d.options.Root, b.module), Binaries(d.options.Root), append(b.flags, b.packages...)...)
+		return Build(ctx, filepath.Join(d.options.Root, b.module), Binaries(d.options.Root), b.packages...)
 	})
 }
 

@@ -19,8 +19,8 @@ func (program) plan(d *Demo, s *service) error {
 	if stat, err := os.Stat(filepath.Join(d.options.Root, "cmd", name)); err != nil || !stat.IsDir() {
 		return fmt.Errorf("build.args.CMD: %s: there is no folder cmd/%s", name, name)
 	}
-	// The tag is that of the Dockerfile. All programs are built at once.
-	s.needs = d.build("the programs", "", "-tags=grpcnotrace")
+	// All programs are built at once.
+	s.needs = d.build("the programs", "")
 	s.needs.add("./cmd/" + name)
 	return d.addProcesses(s, func(instance int) (string, []string, error) {
 		args, err := d.arguments(s, instance, s.Command)
