@@ -25,8 +25,8 @@ type Message struct {
 	// Headers hold the trace context and the baggage. A propagator turns these into keys and values, and back. What it
 	// writes to and reads from is called a carrier: MapCarrier is one for a map. Its keys are case-sensitive. The W3C's
 	// are lowercase, so both sides agree, whatever language they are written in.
-	// Try it: replace `json:"headers"` with `json:"-"` and run `go run -C local . -once -shape`. Without headers,
-	// `process work` starts its own trace.
+	// Try it: in pkg/tracer.go, replace `otel.SetTextMapPropagator(` with `_ = (` and run `go run -C local . -once
+	// -shape`. Without a propagator, headers stay empty, and each program starts its own traces.
 	Headers propagation.MapCarrier `json:"headers"`
 	Body    string                 `json:"body"`
 }

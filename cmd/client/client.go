@@ -44,6 +44,8 @@ func run(ctx context.Context) error {
 
 	// From here on, spans are exported to the agent in batches. When the program ends, shutdown exports the last batch,
 	// which would otherwise be lost. It is deferred first, so it runs last.
+	// Try it: replace `defer shutdown()` with `_ = shutdown` and run `go run -C local . -once -shape`. `example error`
+	// and the last `make request` are gone: they were in the last batch.
 	shutdown, err := pkg.StartTracing(ctx, "client", pkg.NewBatcher, pkg.Diagnose)
 	if err != nil {
 		return err
@@ -79,8 +81,6 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	// travels between programs.
 	ctx, span := tracer.Start(ctx, "make request")
 	// A span that is never ended is never exported. Defer End when the span covers the whole function, as here.
-	// Try it: delete `defer span.End()` below and run `go run -C local . -once -shape`. The root `make request` is
-	// gone, and `HTTP GET` comes first: its parent never arrives.
 	defer span.End()
 
 	// Baggage is a set of keys and values that travels with the trace context to every service in this trace. All of

@@ -114,6 +114,8 @@ const statusClientClosedRequest = 499 // nginx's code, for the log and the span:
 // handle is the work of one request: your own span, inside the library's.
 func (s *server) handle(ctx context.Context, body string) error {
 	ctx, span := tracer.Start(ctx, "handle request")
+	// Try it: delete `defer span.End()` below and run `go run -C local . -once -shape`. `handle request` is gone, and
+	// `publish work` is no longer indented: its parent never arrives.
 	defer span.End()
 
 	// The client's baggage arrived in a header beside the trace context, and is in ctx too. It isn't on a span until
@@ -133,8 +135,6 @@ func (s *server) handle(ctx context.Context, body string) error {
 	// For HTTP, otelhttp propagates the trace context. For the broker, Publish does: see pkg/broker.go. ctx holds this
 	// span, so `publish work` becomes its child. WithoutCancel keeps the span but not the cancellation, so publishing
 	// completes even if the caller hangs up now.
-	// Try it: replace `context.WithoutCancel(ctx)` with `context.Background()`, run `go run -C local . -once -shape`.
-	// `publish work` starts its own trace.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := s.broker.Publish(ctx, body); err != nil {

@@ -167,9 +167,10 @@ func (a *Addresses) Release() {
 	}
 }
 
-// Free ports are sought below those that systems give to outgoing connections. Otherwise one could be taken while its
-// service is stopped, and a program that dials a stopped service could even be connected to itself.
-const lowestPort, highestPort = 20000, 32000
+// FreePorts is where free ports are sought: from the first, up to the second. They are below those that systems give to
+// outgoing connections. Otherwise a port could be taken while its service is stopped, and a program that dials a stopped
+// service could even be connected to itself. For the same reason, a test that starts runners uses ports above theirs.
+var FreePorts = [2]int{20000, 26000}
 
 var (
 	givenMu sync.Mutex
@@ -181,7 +182,7 @@ func ListenOnFree() (net.Listener, error) {
 	givenMu.Lock()
 	defer givenMu.Unlock()
 	for range 1000 {
-		n := lowestPort + rand.IntN(highestPort-lowestPort)
+		n := FreePorts[0] + rand.IntN(FreePorts[1]-FreePorts[0])
 		if given[n] {
 			continue
 		}
@@ -190,7 +191,7 @@ func ListenOnFree() (net.Listener, error) {
 			return listener, nil
 		}
 	}
-	return nil, fmt.Errorf("no free port on 127.0.0.1 between %d and %d", lowestPort, highestPort)
+	return nil, fmt.Errorf("no free port on 127.0.0.1 between %d and %d", FreePorts[0], FreePorts[1])
 }
 
 const hostPattern = `\[[0-9a-fA-F:]*\]|[A-Za-z0-9_.-]+`

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -30,10 +31,11 @@ var long = flag.Bool("long", false, "run the tests too that take more than 10 s 
 // -long adds those that need the cores.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	compose.FreePorts = [2]int{26000, 32000}
 	parallel := false
 	flag.Visit(func(f *flag.Flag) { parallel = parallel || f.Name == "test.parallel" })
 	if !parallel && !*long {
-		if err := flag.Set("test.parallel", "4"); err != nil {
+		if err := flag.Set("test.parallel", "8"); err != nil {
 			panic(err)
 		}
 	}
@@ -493,7 +495,8 @@ func startDemoOn(t *testing.T, redisURL string, overlays ...string) (*stack.Demo
 func startDemoWith(t *testing.T, options stack.Options) (*stack.Demo, *safeBuffer) {
 	t.Helper()
 	log := &safeBuffer{}
-	options.Root, options.Binaries, options.FreePorts = projectRoot(t), filepath.Dir(binary(t, "local")), true
+	options.Root, options.FreePorts = projectRoot(t), true
+	options.Binaries = cmp.Or(options.Binaries, filepath.Dir(binary(t, "local")))
 	options.Line = func(service, line string) { fmt.Fprintf(log, "%s | %s\n", service, line) }
 	d, err := stack.Start(t.Context(), options)
 	if err != nil {

@@ -49,6 +49,7 @@ var hostile = []struct {
 }
 
 func TestHostileMessages(t *testing.T) {
+	t.Parallel()
 	d, log := startServices(t, `services: {worker: {environment: {WORK_DURATION: 20ms}}}`)
 	broker := goredis.NewClient(&goredis.Options{Addr: address(t, d, "redis", 6379)})
 	defer broker.Close()
@@ -208,6 +209,7 @@ func send(server, request, repeat string, size int, limit time.Duration) (status
 }
 
 func TestIdleConnections(t *testing.T) {
+	t.Parallel()
 	d, _ := startServices(t)
 	server := address(t, d, "server", 8080)
 	run := func(requests int) (p50, p99 time.Duration) {

@@ -245,7 +245,9 @@ func TestMissingSpans(t *testing.T) {
 	}
 	d, log := startServices(t)
 	dir := t.TempDir()
-	build := sync.OnceValues(func() (string, error) { return dir, buildEdited(t.Context(), projectRoot(t), dir) })
+	build := sync.OnceValues(func() (string, error) {
+		return dir, buildEdited(t.Context(), projectRoot(t), dir, edits, "./cmd/client", "./cmd/server")
+	})
 	for _, row := range rows {
 		if row.test == notHere {
 			t.Logf("not reproduced here: %s", row.see)
@@ -579,10 +581,10 @@ func (m *missing) server(env ...string) *program {
 func (m *missing) edited() string { return "ROW=" + m.name }
 
 // edits are the faults that are in code. All are in one build of the programs, each for the row that it names.
-var edits = []struct{ file, old, new string }{
+var edits = []edit{
 	{"pkg/row.go", "", "package pkg\nimport \"os\"\nfunc Row(name string) bool { return os.Getenv(\"ROW\") == name }"},
 	{"cmd/client/client.go", "defer span.End()\n\n\t// Baggage", `if !pkg.Row("never-ended") { defer span.End() }` + "\n// Baggage"},
-	{"cmd/client/client.go", "defer shutdown()", `if !pkg.Row("no-shutdown") { defer shutdown() }`},
+	{"cmd/client/client.go", "\tdefer shutdown()", `if !pkg.Row("no-shutdown") { defer shutdown() }`},
 	{"pkg/tracer.go", "otel.SetTextMapPropagator(autoprop", `if !Row("no-propagator") { otel.SetTextMapPropagator(autoprop`},
 	{"pkg/tracer.go", "autoprop.NewTextMapPropagator())", "autoprop.NewTextMapPropagator()) }"},
 	{"cmd/server/server.go", "ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx)",
@@ -592,8 +594,11 @@ var edits = []struct{ file, old, new string }{
 		"\notel.GetTextMapPropagator().Inject(before"},
 }
 
-// buildEdited builds the programs with all edits into a folder.
-func buildEdited(ctx context.Context, root, dir string) error {
+// edit replaces a text, which must occur once, in a copy of a file.
+type edit struct{ file, old, new string }
+
+// buildEdited builds packages of the root module with edits into a folder.
+func buildEdited(ctx context.Context, root, dir string, edits []edit, packages ...string) error {
 	files, replace := map[string]string{}, map[string]string{}
 	for i, edit := range edits {
 		original := filepath.Join(root, filepath.FromSlash(edit.file))
@@ -622,7 +627,7 @@ func buildEdited(ctx context.Context, root, dir string) error {
 	}
 	overlay := filepath.Join(dir, "overlay.json")
 	return errors.Join(os.WriteFile(overlay, list, 0o600),
-		stack.Build(ctx, root, dir, "-overlay", overlay, "./cmd/client", "./cmd/server"))
+		stack.Build(ctx, root, dir, append([]string{"-overlay", overlay}, packages...)...))
 }
 
 // certificate writes a certificate for localhost that is its own authority, and its key.
