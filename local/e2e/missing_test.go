@@ -237,6 +237,7 @@ var faults = map[string]func(m *missing){
 // Each row of the page's tables is a fault that is made here, and what the row quotes is seen: a log line, a number, or the
 // pieces into which a trace falls.
 func TestMissingSpans(t *testing.T) {
+	t.Parallel()
 	rows := missingRows(t)
 	for name := range faults {
 		if !slices.ContainsFunc(rows, func(r missingRow) bool { return r.test == name }) {
