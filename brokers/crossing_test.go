@@ -18,13 +18,13 @@ import (
 	"otel-demo/brokers/redisstreams"
 )
 
-// spans records the spans of all tests of this package. Don't give each test its own provider: a package-level `var
+// spans records the spans of all tests in this package. Don't give each test its own provider: a package-level `var
 // tracer = otel.Tracer("...")` stays on the first provider that is set, so the second test would see no spans.
 var spans = tracetest.NewSpanRecorder()
 
 func TestMain(m *testing.M) {
 	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
-	otel.SetTextMapPropagator(propagation.TraceContext{}) // by default there is none
+	otel.SetTextMapPropagator(propagation.TraceContext{}) // there is none by default
 	m.Run()
 }
 
@@ -50,7 +50,7 @@ func TestTheTraceCrossesTheBroker(t *testing.T) {
 	for _, span := range spans.Ended() {
 		names[span.Name()] = true
 		if span.SpanContext().TraceID() != root.SpanContext().TraceID() {
-			t.Errorf("%q is in a trace of its own: the context was lost on the way to it", span.Name())
+			t.Errorf("%q is in its own trace: the context was lost on the way to it", span.Name())
 		}
 	}
 	if !names["publish work"] || !names["process work"] {

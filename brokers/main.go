@@ -18,10 +18,10 @@ import (
 	"otel-demo/pkg"
 )
 
-// demos are the programs by the name of their broker.
+// demos are the programs, by the name of their broker.
 var demos = []struct {
 	name, variable string
-	start          func(ctx context.Context, address string) error // an empty address: start a broker
+	start          func(ctx context.Context, address string) error // starts a broker if address is empty
 }{
 	{"nats", "NATS_URL", runNATS},
 	{"kafka", "KAFKA_BROKERS", runKafka},
@@ -49,7 +49,7 @@ func run(ctx context.Context) error {
 			if err := checkAgent(); err != nil {
 				return err
 			}
-			// Not the broker's own name, which Zipkin's map has for the broker.
+			// Not the broker's own name: Zipkin's map uses that for the broker.
 			shutdown, err := pkg.StartTracing(ctx, d.name+"-demo", pkg.NewBatcher)
 			if err != nil {
 				return err

@@ -21,7 +21,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// The test's own binary is the program too.
+// The test binary is also the program.
 func init() {
 	if os.Getenv("RUN_PROGRAM") != "" {
 		main()
@@ -42,7 +42,7 @@ func command(t *testing.T, address string, args ...string) (stdout, stderr strin
 	return out.String(), log.String(), err
 }
 
-// agent takes spans as the demo's agent does.
+// agent accepts spans as the demo's agent does.
 type agent struct {
 	collector.UnimplementedTraceServiceServer
 	mu    sync.Mutex
@@ -60,7 +60,7 @@ func (a *agent) Export(_ context.Context, r *collector.ExportTraceServiceRequest
 	return &collector.ExportTraceServiceResponse{}, nil
 }
 
-// Each demo prints the ids of traces that arrive, and each trace has in it what the line says.
+// Each demo prints the ids of traces that arrive, and each trace contains what its line says.
 func TestEachBroker(t *testing.T) {
 	const failed = tracepb.Status_STATUS_CODE_ERROR
 	for _, test := range []struct {
@@ -157,7 +157,7 @@ func TestABareCommandListsTheBrokers(t *testing.T) {
 	}
 }
 
-// The test to copy, on a lesson that doesn't inject, and on one that doesn't extract.
+// The test to copy must fail for a lesson that doesn't inject, and for one that doesn't extract.
 func TestTheTestToCopyFailsWhenTheContextIsLost(t *testing.T) {
 	const lesson = "redisstreams/redisstreams.go"
 	code, err := os.ReadFile(lesson)
@@ -174,7 +174,7 @@ func TestTheTestToCopyFailsWhenTheContextIsLost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if strings.Count(string(code), change[0]) != 1 {
-				t.Fatalf("%s does not have this once: %s", lesson, change[0])
+				t.Fatalf("%s: want this exactly once: %s", lesson, change[0])
 			}
 			changed := strings.Replace(string(code), change[0], change[1], 1)
 			if name == "no extract" {
@@ -190,14 +190,14 @@ func TestTheTestToCopyFailsWhenTheContextIsLost(t *testing.T) {
 			}
 			out, err := exec.Command("go", "test", "-overlay", filepath.Join(directory, "overlay.json"),
 				"-run", "^TestTheTraceCrossesTheBroker$", ".").CombinedOutput()
-			if err == nil || !strings.Contains(string(out), `"process work" is in a trace of its own`) {
+			if err == nil || !strings.Contains(string(out), `"process work" is in its own trace`) {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})
 	}
 }
 
-// Why the test to copy has one recorder for the package.
+// This is why the test to copy has one recorder for the package.
 func TestTrapAPackageLevelTracerStaysOnItsFirstProvider(t *testing.T) {
 	tracer := otel.Tracer("otel-demo/brokers") // TestMain has set the first provider
 	tracer.Start(t.Context(), "first")
@@ -208,11 +208,11 @@ func TestTrapAPackageLevelTracerStaysOnItsFirstProvider(t *testing.T) {
 	_, span := tracer.Start(t.Context(), "second")
 	span.End()
 	if len(own.Started()) != 0 {
-		t.Error("the tracer has moved to the second provider: this is no trap any more")
+		t.Error("the tracer has moved to the second provider: this is no longer a trap")
 	}
 }
 
-// Each lesson is read in five minutes, and about a third of it is comments.
+// Each lesson takes five minutes to read, and about a third of it is comments.
 func TestEachLessonIsShortAndCommented(t *testing.T) {
 	for _, d := range demos {
 		file := filepath.Join(d.name, d.name+".go")
@@ -223,7 +223,7 @@ func TestEachLessonIsShortAndCommented(t *testing.T) {
 		lines, comments := 0, 0
 		for line := range strings.Lines(string(content)) {
 			if width := len([]rune(strings.ReplaceAll(strings.TrimRight(line, "\n"), "\t", "    "))); width > 120 {
-				t.Errorf("%s: %d columns, want 120 at most: %s", file, width, line)
+				t.Errorf("%s: %d columns, want at most 120: %s", file, width, line)
 			}
 			line = strings.TrimSpace(line)
 			if line != "" {
@@ -234,7 +234,7 @@ func TestEachLessonIsShortAndCommented(t *testing.T) {
 			}
 		}
 		if share := 100 * comments / lines; lines > 150 || share < 25 || share > 35 {
-			t.Errorf("%s: %d lines that aren't blank, %d %% of them comments; want 150 at most, and 25 to 35 %%", file, lines, share)
+			t.Errorf("%s: %d non-blank lines, %d %% of them comments; want at most 150, and 25 to 35 %%", file, lines, share)
 		}
 	}
 }

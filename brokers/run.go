@@ -52,7 +52,7 @@ func runNATS(ctx context.Context, address string) error {
 	w := newWorker()
 	receive := func(ctx context.Context) error { return nats.Receive(ctx, conn, w.handle) }
 	send := func(ctx context.Context, task string) error {
-		for conn.NumSubscriptions() == 0 { // NATS keeps nothing for those who come later
+		for conn.NumSubscriptions() == 0 { // NATS stores nothing for later subscribers
 			if err := pkg.Work(ctx, time.Millisecond); err != nil {
 				return err
 			}
@@ -170,7 +170,7 @@ func runRedisStreams(ctx context.Context, address string) error {
 	}); err != nil {
 		return err
 	}
-	// This one reads an entry and dies before it has acknowledged it.
+	// This worker reads an entry and dies before acknowledging it.
 	if err := publish(ctx, "a worker died: another one's `process work` has work.delivery_count=2", send, good); err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-// Package cmd_test starts the three programs as their user does, and looks at what they print and how they end.
+// Package cmd_test starts the three programs as a user would, and checks what they print and how they exit.
 package cmd_test
 
 import (
@@ -54,7 +54,7 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// process is a program that runs.
+// process is a running program.
 type process struct {
 	*exec.Cmd
 	stdout, stderr bytes.Buffer
@@ -76,14 +76,14 @@ func start(t *testing.T, program string, env ...string) *process {
 	return p
 }
 
-// status waits for the program's end, and returns its exit status.
+// status waits for the program to exit, and returns its exit status.
 func (p *process) status(t *testing.T, within time.Duration) int {
 	t.Helper()
 	select {
 	case <-p.ended:
 		return p.ProcessState.ExitCode()
 	case <-time.After(within):
-		t.Fatalf("%s still runs after %v", p.Path, within)
+		t.Fatalf("%s is still running after %v", p.Path, within)
 		return -1
 	}
 }
@@ -189,7 +189,7 @@ func TestAPasswordIsNeverPrinted(t *testing.T) {
 	}
 }
 
-// agent receives OTLP over gRPC without reading it: it keeps the bytes of each request, and its headers.
+// agent receives OTLP over gRPC without decoding it: it keeps the bytes of each request, and its headers.
 type agent struct {
 	address string
 	mu      sync.Mutex
@@ -197,7 +197,7 @@ type agent struct {
 	headers metadata.MD
 }
 
-// raw leaves messages as the bytes that they are.
+// raw is a codec that leaves messages as bytes.
 type raw struct{}
 
 func (raw) Name() string { return "raw" }
@@ -272,11 +272,11 @@ func TestStandardVariables(t *testing.T) {
 		"WORK_DURATION=100ms", "OTEL_BSP_SCHEDULE_DELAY=100")
 	p.status(t, 20*time.Second)
 	if !strings.Contains(p.stderr.String(), "spans were lost so far") {
-		t.Errorf("the exporter's time limit is not the variable's: %s", &p.stderr)
+		t.Errorf("the exporter doesn't use the variable's timeout: %s", &p.stderr)
 	}
 }
 
-// fake is a server that is well, and answers each request by answer.
+// fake starts a healthy server that handles /hello with answer.
 func fake(t *testing.T, answer http.HandlerFunc) (url string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})
@@ -300,10 +300,10 @@ func TestClientPrintsALineARequest(t *testing.T) {
 	})
 	p := start(t, "client", url, "REQUESTS=3", "WORK_DURATION=1ms") // no agent: it flushes for 5 s
 	if status := p.status(t, 20*time.Second); status != 1 {
-		t.Errorf("exit status %d, want 1, since a request failed", status)
+		t.Errorf("exit status %d, want 1, because a request failed", status)
 	}
 	if len(ids) != 3 {
-		t.Fatalf("%d requests, want 3: the others are sent although one failed", len(ids))
+		t.Fatalf("%d requests, want 3: one failure must not stop the others", len(ids))
 	}
 	want := fmt.Sprintf(`^200 %s \d+m?s\n500 %s \d+m?s\n200 %s \d+m?s\n$`, ids[0], ids[1], ids[2])
 	if !regexp.MustCompile(want).Match(p.stdout.Bytes()) {
@@ -348,9 +348,9 @@ func TestSignals(t *testing.T) {
 	requested := make(chan struct{}, 10)
 	url := fake(t, func(http.ResponseWriter, *http.Request) { requested <- struct{}{} })
 	address := freeAddress(t)
-	nobody, tries := broken(t) // a server or a Redis that never answers
+	nobody, tries := broken(t) // a server or a Redis that never responds
 	triedAgain := func() bool { return tries.Swap(0) > 0 }
-	const off = "OTEL_SDK_DISABLED=true" // or each flushes for 5 s, since there is no agent
+	const off = "OTEL_SDK_DISABLED=true" // or each flushes for 5 s, because there is no agent
 	for _, test := range []struct {
 		program string
 		env     []string
@@ -379,7 +379,7 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// broken listens, and ends each connection at once. tries counts them.
+// broken accepts connections and closes each one at once. tries counts them.
 func broken(t *testing.T) (address string, tries *atomic.Int32) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "localhost:0")
@@ -409,8 +409,8 @@ func dial(address string) bool {
 	return err == nil
 }
 
-// A handler that hangs keeps the worker from nothing: it stops within 10 s, and says how many messages it cut off. There
-// is no agent either, so that the last flush takes as long as it may.
+// A handler that hangs doesn't keep the worker from stopping: it exits within 10 s, and logs how many messages it cut
+// off. There is no agent either, so the last flush takes as long as it can.
 func TestAWorkerWhoseHandlersHangStops(t *testing.T) {
 	t.Parallel()
 	redis := miniredis.RunT(t)
@@ -432,7 +432,7 @@ func TestAWorkerWhoseHandlersHangStops(t *testing.T) {
 	}
 }
 
-// After Redis has come back with another password, nothing helps but another setting: one line, and exit status 1.
+// When Redis comes back with a different password, only a new setting helps: one line, and exit status 1.
 func TestAPasswordThatChangesEndsTheWorker(t *testing.T) {
 	redis := miniredis.RunT(t)
 	p := start(t, "worker", "REDIS_URL=redis://"+redis.Addr(), "OTEL_SDK_DISABLED=true")

@@ -13,13 +13,13 @@ import (
 	"otel-demo/local/trace"
 )
 
-// console is what you see: what the services write, each line behind its service's name, on standard error; and the
-// traces on standard output.
+// console writes what you see: the services' lines, each after its service's name, on standard error, and the traces on
+// standard output.
 type console struct {
 	stdout, stderr *os.File
 
 	mu     sync.Mutex
-	colors map[string]int // by service, as they come
+	colors map[string]int // by service, in order of appearance
 	width  int            // of the longest name so far
 }
 
@@ -27,10 +27,10 @@ func newConsole() *console {
 	return &console{stdout: os.Stdout, stderr: os.Stderr, colors: map[string]int{}, width: len("otel-collector")}
 }
 
-// inColor says whether a file is a terminal whose user wants colors: https://no-color.org.
+// inColor reports whether a file is a terminal whose user wants colors: https://no-color.org.
 func inColor(f *os.File) bool { return os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd())) }
 
-// line writes a line of a service. The runner's own lines have no name before them.
+// line writes a service's line. The runner's own lines have no name before them.
 func (c *console) line(service, line string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -55,7 +55,7 @@ func (c *console) trace(t *trace.Trace, note string) {
 	defer c.mu.Unlock()
 	width, _, err := term.GetSize(int(c.stdout.Fd()))
 	if err != nil {
-		width = 0 // no terminal: the default
+		width = 0 // not a terminal: use the default
 	}
 	fmt.Fprintln(c.stdout)
 	if err := trace.WriteTree(c.stdout, t, trace.TreeOptions{Width: width, Color: inColor(c.stdout)}); err != nil {
@@ -66,7 +66,8 @@ func (c *console) trace(t *trace.Trace, note string) {
 	}
 }
 
-// progressLine returns what writes how far the load is: over itself on a terminal, and otherwise every ten seconds.
+// progressLine returns a function that shows the load's progress: on a terminal it overwrites its line; otherwise, it
+// writes a line every ten seconds.
 func (c *console) progressLine() func(string) {
 	calls := 0
 	return func(text string) {
@@ -81,10 +82,10 @@ func (c *console) progressLine() func(string) {
 func (c *console) text(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, _ = io.WriteString(c.stdout, text) // there is no one left to tell
+	_, _ = io.WriteString(c.stdout, text) // there is nowhere to report an error
 }
 
-// watch writes each trace of a store once, when it is finished, until stop is closed. Then it writes the others, each
+// watch writes each of a store's traces once, when it is finished, until stop is closed. Then it writes the rest, each
 // with what it still lacks.
 func (c *console) watch(store *trace.Store, stop <-chan struct{}) {
 	type state struct {
@@ -112,7 +113,7 @@ func (c *console) watch(store *trace.Store, stop <-chan struct{}) {
 			case last || missing[t.ID] == "" && rest <= 0:
 				note := ""
 				if lacks := missing[t.ID]; lacks != "" {
-					note = "not whole: it lacks " + lacks
+					note = "incomplete: missing " + lacks
 				}
 				c.trace(t, note)
 				s.written = true

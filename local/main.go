@@ -22,33 +22,33 @@ import (
 	"otel-demo/local/trace"
 )
 
-const usage = `Runs the demo of docker-compose.yml without Docker, until Ctrl+C:
+const usage = `Runs the demo in docker-compose.yml without Docker, until you press Ctrl+C:
 
   go run -C local . [-f FILE]... [-recipe NAME] [-once [-wait DURATION]] [-shape]
   go run -C local . [-f FILE]... [-recipe NAME] -load RATE[,RATE]... [-for DURATION] [-json]
   go run -C local . -hops
   go run -C local . -collector
 
-  -f FILE         a compose file to merge into docker-compose.yml, from the project's folder; may be repeated
+  -f FILE         a compose file to merge into docker-compose.yml, relative to the project's folder; can be repeated
   -recipe NAME    the same as -f recipes/NAME/docker-compose.yml; NAME/VARIANT for docker-compose.VARIANT.yml
   -once           stop when the client is done and its traces have arrived; the exit status is the client's
-  -wait DURATION  with -once: the longest time to wait after all services have started (60s); then the exit status is 1
+  -wait DURATION  with -once: how long to wait once all services have started (60s); after that, the exit status is 1
   -shape          print the traces' shape at the end, instead of each trace as a tree
-  -load RATE      send this many requests a second to the demo, traced, and to a second one, untraced, at the same time,
+  -load RATE      send this many requests a second to the demo, traced, and at the same time to a second one, untraced,
                   and report what tracing costs; WORK_DURATION is 0. With several rates: one rate after another, and one
-                  demo after the other, until it can't keep up. Not with REDIS_URL, because each demo needs its own
+                  demo after the other, until it can't keep up. Not with REDIS_URL: each demo needs its own Redis
   -for DURATION   with -load: how long to send at each rate (60s)
-  -json           with -load: print the report as JSON, one line for each rate
-  -hops           only print a table of where the spans of a running demo are; give it the same -f and -recipe as the
-                  demo. Its viewer shows the same table at /hops
-  -collector      only start a collector on localhost:4317 that discards all spans: for the benchmarks in pkg
+  -json           with -load: print the report as JSON, one line per rate
+  -hops           only print a table of where the spans of a running demo are; use the same -f and -recipe as for the
+                  demo. The demo's viewer shows the same table at /hops
+  -collector      only start a collector on localhost:4317 that discards all spans, for the benchmarks in pkg
 
 Traces go to standard output, everything else to standard error. Set REDIS_URL to use your own Redis.
 `
 
 func main() { os.Exit(status(run(os.Args[1:]))) }
 
-// status returns the exit status for how a run ended, and prints the error, unless a client has printed its own.
+// status returns the exit status for a run's error, and prints the error, unless a client has already printed its own.
 func status(err error) int {
 	if err == nil {
 		return 0
@@ -82,7 +82,7 @@ func (i interrupted) Error() string { return "stopped by a signal: " + i.String(
 
 type usageError struct{ error }
 
-// flags are the command line.
+// flags holds the parsed command line.
 type flags struct {
 	files           []string
 	once, shape     bool
@@ -128,22 +128,22 @@ func parseFlags(root string, args []string) (flags, error) {
 	case f.wait <= 0:
 		return f, usageError{fmt.Errorf("-wait %v: want a duration above 0, such as 60s", f.wait)}
 	case isSet["wait"] && !f.once:
-		return f, usageError{errors.New("-wait says how long -once waits: want -once with it")}
+		return f, usageError{errors.New("-wait sets how long -once waits: use it with -once")}
 	case f.duration < time.Second:
-		return f, usageError{fmt.Errorf("-for %v: want a duration from 1s, such as 60s", f.duration)}
+		return f, usageError{fmt.Errorf("-for %v: want a duration of at least 1s, such as 60s", f.duration)}
 	case (isSet["for"] || f.json) && f.rates == nil:
-		return f, usageError{errors.New("-for and -json say more about -load: want -load with them")}
+		return f, usageError{errors.New("-for and -json apply only to -load: use them with -load")}
 	case f.rates != nil && (f.once || f.shape):
-		return f, usageError{errors.New("-load ends by itself and prints a report: want neither -once nor -shape with it")}
+		return f, usageError{errors.New("-load stops by itself and prints a report: don't use -once or -shape with it")}
 	case f.hops && (f.once || f.shape || f.rates != nil):
-		return f, usageError{errors.New("-hops asks a demo that runs: want only -f and -recipe with it")}
+		return f, usageError{errors.New("-hops queries a running demo: use only -f and -recipe with it")}
 	case f.collector && len(isSet) > 1:
-		return f, usageError{errors.New("-collector starts nothing else: want no other flag with it")}
+		return f, usageError{errors.New("-collector starts nothing else: don't use other flags with it")}
 	}
 	return f, nil
 }
 
-// parseRates reads the value of -load.
+// parseRates parses the value of -load.
 func (f *flags) parseRates(value string) error {
 	for one := range strings.SplitSeq(value, ",") {
 		rate, err := strconv.Atoi(one)
@@ -192,9 +192,9 @@ func run(args []string) error {
 			console.watch(backends[0].Store, stopWatch)
 		}
 	}()
-	console.line("", "all services are started. "+d.Places())
+	console.line("", "all services have started. "+d.Places())
 	err = untilDone(ctx, d, f, console)
-	// Stop first, then look: what was still under way has arrived by then.
+	// Stop first, then look: spans in flight have arrived by then.
 	err = errors.Join(err, d.Stop())
 	close(stopWatch)
 	<-watched
@@ -205,7 +205,7 @@ func run(args []string) error {
 	return err
 }
 
-// printHops is what -hops does.
+// printHops implements -hops.
 func printHops(ctx context.Context, root string, files []string) error {
 	address, err := compose.ViewerAddress(ctx, root, files)
 	if err != nil {
@@ -213,20 +213,20 @@ func printHops(ctx context.Context, root string, files []string) error {
 	}
 	response, err := http.Get("http://" + address + "/hops")
 	if err != nil {
-		return fmt.Errorf("-hops: no demo runs with these files: %w", err)
+		return fmt.Errorf("-hops: no demo is running with these files: %w", err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("-hops: what listens on %s is no viewer of the demo: %s", address, response.Status)
+		return fmt.Errorf("-hops: the program that listens on %s is not the demo's viewer: %s", address, response.Status)
 	}
 	_, err = io.Copy(os.Stdout, response.Body)
 	return err
 }
 
-// runLoad is what -load does.
+// runLoad implements -load.
 func runLoad(ctx context.Context, f flags, options stack.Options, c *console) error {
 	if options.RedisURL != "" {
-		return errors.New("REDIS_URL: want none with -load, whose two demos would hear each other's messages")
+		return errors.New("REDIS_URL: unset it to use -load, whose two demos would receive each other's messages")
 	}
 	return load.Run(ctx, load.Options{Options: options, Rates: f.rates, Duration: f.duration, Progress: c.progressLine()},
 		func(r load.Report) error {
@@ -237,8 +237,8 @@ func runLoad(ctx context.Context, f flags, options stack.Options, c *console) er
 		})
 }
 
-// signalContext returns a context that SIGINT and SIGTERM end, with the signal as its cause, and a channel that a second
-// one closes: pressing Ctrl+C again means that you don't want to wait.
+// signalContext returns a context that SIGINT or SIGTERM cancels, with the signal as its cause, and a channel that a
+// second signal closes: pressing Ctrl+C again means that you don't want to wait.
 func signalContext() (context.Context, <-chan struct{}) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals, kill := make(chan os.Signal, 2), make(chan struct{})
@@ -251,7 +251,7 @@ func signalContext() (context.Context, <-chan struct{}) {
 	return ctx, kill
 }
 
-// untilDone returns when the demo should stop: with nil when -once has what it waits for.
+// untilDone waits until the demo should stop. It returns nil when -once has what it waits for.
 func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
 	done := make(chan error, 1)
 	go func() { done <- clientDone(ctx, d, f) }()
@@ -261,12 +261,12 @@ func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
 			if err != nil || f.once {
 				return err
 			}
-			c.line("", "the client is done; the demo goes on until Ctrl+C. "+d.Places())
+			c.line("", "the client is done; the demo keeps running until Ctrl+C. "+d.Places())
 			done = nil
 		case err := <-d.Failed():
 			var end *stack.EndError
 			if f.once && errors.As(err, &end) && end.OfClient {
-				continue // its exit status is the result, and done brings it
+				continue // its exit status is the result, which done delivers
 			}
 			return err
 		case <-ctx.Done():
@@ -275,7 +275,7 @@ func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
 	}
 }
 
-// clientDone waits for the clients, and with -once for the traces as well.
+// clientDone waits for the clients and, with -once, for their traces.
 func clientDone(ctx context.Context, d *stack.Demo, f flags) error {
 	if f.once {
 		var cancel context.CancelFunc

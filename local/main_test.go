@@ -14,7 +14,7 @@ func TestBadFlagsAreOneLine(t *testing.T) {
 		{[]string{"up"}, `"up": want flags only`},
 		{[]string{"-once", "-wait", "0s"}, "want a duration above 0"},
 		{[]string{"-once", "-wait", "soon"}, `invalid value "soon" for flag -wait`},
-		{[]string{"-wait", "5s"}, "want -once with it"},
+		{[]string{"-wait", "5s"}, "use it with -once"},
 		{[]string{"-recipe", "nosuch"}, "there is no recipes/nosuch/docker-compose.yml; the recipes are:"},
 		{[]string{"-recipe", "nosuch/variant"}, "there is no recipes/nosuch/docker-compose.variant.yml"},
 		{[]string{"-f", "nosuch.yml"}, "nosuch.yml"},
@@ -33,11 +33,11 @@ func TestBadLoadFlagsAreOneLine(t *testing.T) {
 	}{
 		{[]string{"-load", "0"}, `"0": want requests a second`},
 		{[]string{"-load", "100,many"}, `"many": want requests a second`},
-		{[]string{"-load", "10", "-for", "1ms"}, "want a duration from 1s"},
-		{[]string{"-for", "10s"}, "want -load with them"},
-		{[]string{"-json"}, "want -load with them"},
-		{[]string{"-load", "10", "-once"}, "want neither -once nor -shape"},
-		{[]string{"-collector", "-shape"}, "want no other flag"},
+		{[]string{"-load", "10", "-for", "1ms"}, "want a duration of at least 1s"},
+		{[]string{"-for", "10s"}, "use them with -load"},
+		{[]string{"-json"}, "use them with -load"},
+		{[]string{"-load", "10", "-once"}, "don't use -once or -shape"},
+		{[]string{"-collector", "-shape"}, "don't use other flags"},
 	} {
 		err := run(test.args)
 		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
@@ -45,7 +45,7 @@ func TestBadLoadFlagsAreOneLine(t *testing.T) {
 		}
 	}
 	t.Setenv("REDIS_URL", "redis://:sesame@localhost:1/0")
-	if err := run([]string{"-load", "10"}); err == nil || !strings.Contains(err.Error(), "REDIS_URL: want none with -load") {
+	if err := run([]string{"-load", "10"}); err == nil || !strings.Contains(err.Error(), "REDIS_URL: unset it to use -load") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -20,10 +20,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// receiver is the other end: what it accepts is what it counts.
+// receiver is the other end: it counts what it accepts.
 type receiver struct {
 	accept func(ctx context.Context, spans []sdktrace.ReadOnlySpan) error
-	made   chan struct{} // if there is one, batch closes it when it has made all spans
+	made   chan struct{} // unless nil, batch closes it when it has made all spans
 	mu     sync.Mutex
 	spans  []sdktrace.ReadOnlySpan
 }
@@ -119,7 +119,7 @@ func TestLostSpansAreCounted(t *testing.T) {
 	})
 }
 
-// What a receiver refuses as too large arrives in parts.
+// A batch that the receiver refuses as too large arrives in parts.
 func TestABatchThatIsTooLargeIsHalved(t *testing.T) {
 	r := &receiver{accept: func(_ context.Context, spans []sdktrace.ReadOnlySpan) error {
 		if len(spans) > 100 {
@@ -132,7 +132,7 @@ func TestABatchThatIsTooLargeIsHalved(t *testing.T) {
 	}
 }
 
-// An error may quote kilobytes.
+// An error may contain kilobytes of text.
 func TestLongTextsAreCutOff(t *testing.T) {
 	r := &receiver{}
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(NewBatcher(r)))

@@ -34,18 +34,18 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Each way of tracing does what the one before does, and one thing more. So the difference is that thing's cost.
+// Each way of tracing does one thing more than the one before, so the difference is that thing's cost.
 const (
-	off       = "off"       // what OTEL_SDK_DISABLED=true gives
-	unsampled = "unsampled" // the sampler refuses all
+	off       = "off"       // as with OTEL_SDK_DISABLED=true
+	unsampled = "unsampled" // the sampler drops all
 	recorded  = "recorded"  // spans are made, and go nowhere
-	batched   = "batched"   // and wait in the batcher, which throws them away
+	batched   = "batched"   // and wait in the batcher, which discards them
 	exported  = "exported"  // and go to the collector
 )
 
 var everyWay = []string{off, unsampled, recorded, batched, exported}
 
-// sink is an exporter that counts spans, and hands them on if there is a next one.
+// sink is an exporter that counts spans, and passes them to the next one, if there is one.
 type sink struct {
 	next  sdktrace.SpanExporter
 	spans atomic.Int64
@@ -66,9 +66,9 @@ func (s *sink) Shutdown(ctx context.Context) error {
 	return s.next.Shutdown(ctx)
 }
 
-// traceBy sets up tracing, and returns what begins to measure. Two metrics are added. cpu-ns/op is the time on the CPU,
-// the last export included: a busy machine changes it less than the time by the clock. spans/op is what the sink has
-// counted: a batcher drops what comes too fast for its queue, and what was dropped did not cost what it should.
+// traceBy sets up tracing, and returns a function that begins the measurement. It adds two metrics. cpu-ns/op is CPU
+// time, including the last export: a busy machine affects it less than wall-clock time. spans/op is what the sink
+// counted: a batcher drops what comes too fast for its queue, and a dropped span doesn't cost what it should.
 func traceBy(b *testing.B, way string) (begin func()) {
 	b.Helper()
 	var cpu time.Duration
@@ -123,7 +123,7 @@ func traceBy(b *testing.B, way string) (begin func()) {
 	return begin
 }
 
-// redisOptions are for the server at REDIS_URL, or one of the benchmark's own.
+// redisOptions returns options for the server at REDIS_URL, or for the benchmark's own.
 func redisOptions(b *testing.B) *redis.Options {
 	b.Helper()
 	if url := os.Getenv("REDIS_URL"); url != "" {
@@ -142,7 +142,7 @@ func messages(b *testing.B, ctx context.Context, way string, redisotel bool, pub
 	options := redisOptions(b)
 	broker, err := NewBroker(options)
 	if !redisotel {
-		// Those that NewBroker sets have come here, since options is a pointer.
+		// These include the ones that NewBroker sets, because options is a pointer.
 		options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 		broker = &Broker{redis: redis.NewClient(options), report: rate.Sometimes{Interval: time.Second}}
 	}
@@ -151,7 +151,7 @@ func messages(b *testing.B, ctx context.Context, way string, redisotel bool, pub
 	}
 	defer broker.Close()
 
-	// So many at most are published and not yet processed: Redis would drop a listener that is far behind.
+	// At most this many messages are published but not yet processed: Redis would drop a listener that is far behind.
 	underWay := make(chan struct{}, 128)
 	var processed sync.WaitGroup
 	receiving, stop := context.WithCancel(b.Context())
@@ -262,7 +262,7 @@ func BenchmarkRequest(b *testing.B) {
 								b.Error(err)
 								return
 							}
-							_, _ = io.Copy(io.Discard, response.Body) // to its end, or the connection isn't used again
+							_, _ = io.Copy(io.Discard, response.Body) // to its end, or the connection isn't reused
 							response.Body.Close()
 							span.End()
 						}
@@ -275,7 +275,7 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-// One trace of so many spans, each with five attributes.
+// One trace with this many spans, each with five attributes.
 func BenchmarkTrace(b *testing.B) {
 	for _, spans := range []int{7, 100, 1000} {
 		for _, way := range everyWay {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// cpuTime is how long this process has run on a CPU so far.
+// cpuTime is the CPU time that this process has used so far.
 func cpuTime() time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {

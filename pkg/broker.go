@@ -1,6 +1,6 @@
 package pkg
 
-// This is file 5 of 6: how the broker injects the trace context into a message, and extracts it again.
+// This is file 5 of 6: how the trace context gets into a message, and out of it again.
 //
 // First look in OpenTelemetry's registry: there may be an instrumentation library for your broker's client. If there is
 // none, or if it does only part of the job, do what it would do:
@@ -65,7 +65,7 @@ func messageAttributes(operation string, operationType attribute.KeyValue, messa
 }
 
 // Publish sends body to every worker that listens on the channel. It fails with ErrNoListener if there is none, with
-// ErrRefused, or with Redis's error. ctx limits how long it tries.
+// ErrRefused if Redis refuses the user or the password, or with Redis's error. ctx limits how long it tries.
 func (b *Broker) Publish(ctx context.Context, body string) error {
 	message := Message{ID: rand.Text(), Headers: propagation.MapCarrier{}, Body: body}
 	ctx, span := tracer.Start(ctx, "publish "+channel, trace.WithSpanKind(trace.SpanKindProducer),

@@ -27,7 +27,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// spans records what all tests make: a package's tracer stays on the first provider that was ever set.
+// spans records the spans of all tests: a package's tracer stays on the first provider ever set.
 var spans = tracetest.NewSpanRecorder()
 
 func TestMain(m *testing.M) {
@@ -38,8 +38,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// start returns a Redis, a broker on it, and how to start a receiver. What the test received is returned by the
-// receiver's stop, which waits for the work under way.
+// start returns a Redis, and a broker on it.
 func start(t *testing.T) (server *miniredis.Miniredis, broker *Broker) {
 	t.Helper()
 	spans.Reset()
@@ -52,7 +51,7 @@ func start(t *testing.T) (server *miniredis.Miniredis, broker *Broker) {
 	return server, broker
 }
 
-// receive starts to receive, and returns once messages would be heard. stop ends it, and waits for what is under way.
+// receive starts Receive, and returns once messages will be received. stop stops it, and waits for those in progress.
 func receive(t *testing.T, broker *Broker, handle Handler) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -87,7 +86,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// named returns the only ended span of a name.
+// named returns the only ended span with this name.
 func named(t *testing.T, name string) sdktrace.ReadOnlySpan {
 	t.Helper()
 	var found []sdktrace.ReadOnlySpan
@@ -249,7 +248,7 @@ func TestMessagesFromOtherProducers(t *testing.T) {
 					t.Errorf("process work has the parent %v and links %v, want a new trace", process.Parent(), process.Links())
 				}
 			} else if process.Parent().TraceID().String() != test.trace || process.Parent().SpanID().String() != spanID {
-				t.Errorf("process work has the parent %v, want that of the header", process.Parent())
+				t.Errorf("process work has the parent %v, want the header's", process.Parent())
 			}
 		})
 	}
@@ -333,7 +332,7 @@ func TestPublishFails(t *testing.T) {
 			t.Errorf("got %v, want Redis's error", err)
 		}
 		if took := time.Since(start); took > 2*time.Second {
-			t.Errorf("Publish took %v, want no more than 1 s", took)
+			t.Errorf("Publish took %v, want at most 1 s", took)
 		}
 		if span := named(t, "publish work"); span.Status().Code != codes.Error || attributeOf(span, "error.type") == "" {
 			t.Errorf("publish work has the status %v and error.type %q", span.Status(), attributeOf(span, "error.type"))
@@ -405,10 +404,10 @@ func TestStopFinishesWhatWasReceived(t *testing.T) {
 		return nil
 	})
 	payload, _ := json.Marshal(Message{ID: "1", Body: "hello"})
-	for range 130 { // 100 are under way at once, the others wait
+	for range 130 { // 100 are processed at once, the others wait
 		server.Publish(channel, string(payload))
 	}
-	eventually(t, "100 messages under way", func() bool { return begun.Load() == 100 })
+	eventually(t, "100 messages in progress", func() bool { return begun.Load() == 100 })
 	stopped := make(chan struct{})
 	go func() { stop(); close(stopped) }()
 	select {
@@ -417,7 +416,7 @@ func TestStopFinishesWhatWasReceived(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	if begun.Load() != 100 {
-		t.Errorf("%d messages are under way, want 100 at most", begun.Load())
+		t.Errorf("%d messages are in progress, want at most 100", begun.Load())
 	}
 	close(release)
 	<-stopped
@@ -478,7 +477,7 @@ func TestAHandlerThatFails(t *testing.T) {
 	}
 }
 
-// A handler that heeds its context returns when the time is over; one that doesn't is abandoned. Both spans are errors.
+// A handler that respects its context returns when time is up; one that doesn't is abandoned. Both spans are errors.
 func TestHandlersThatHangAreCutOff(t *testing.T) {
 	_, broker := start(t)
 	var begun atomic.Int32
@@ -497,7 +496,7 @@ func TestHandlersThatHangAreCutOff(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "both under way", func() bool { return begun.Load() == 2 })
+	eventually(t, "two handlers", func() bool { return begun.Load() == 2 })
 	begin := time.Now()
 	stop()
 	if took := time.Since(begin); took > finish+abandon+time.Second {
@@ -514,7 +513,7 @@ func TestHandlersThatHangAreCutOff(t *testing.T) {
 	}
 }
 
-// A constructor leaves what its caller gave it as it was.
+// NewBroker leaves its caller's options unchanged.
 func TestNewBrokerLeavesItsOptionsAlone(t *testing.T) {
 	options := &redis.Options{Addr: "localhost:6379"}
 	broker, err := NewBroker(options)
@@ -530,7 +529,7 @@ func TestNewBrokerLeavesItsOptionsAlone(t *testing.T) {
 func TestQuietRedis(t *testing.T) {
 	server, broker := start(t)
 	stop := receive(t, broker, nothing)
-	server.Close() // connections break, and are renewed
+	server.Close() // connections break, and are reopened
 	if err := broker.Ready(t.Context()); err == nil {
 		t.Error("Ready returned nil without Redis")
 	}
@@ -540,7 +539,7 @@ func TestQuietRedis(t *testing.T) {
 	eventually(t, "listener", func() bool { return broker.Ready(t.Context()) == nil })
 	stop()
 	for _, span := range spans.Ended() {
-		t.Errorf("a span that nobody needs: %s", span.Name())
+		t.Errorf("an unneeded span: %s", span.Name())
 	}
 }
 
@@ -555,7 +554,7 @@ func FuzzDecodeMessage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What can be decoded can be worked on.
+		// What can be decoded can be processed.
 		ctx := otel.GetTextMapPropagator().Extract(context.Background(), message.Headers)
 		_ = fmt.Sprint(baggage.FromContext(ctx), trace.SpanContextFromContext(ctx))
 	})

@@ -9,8 +9,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// oldSystem is a propagator of your own. It reads and writes the one header that an older system knows, so that its
-// requests and yours are in one trace. That header has no span id and no sampling decision.
+// oldSystem is your own propagator. It reads and writes the one header that an older system knows, so that its requests
+// and yours are in one trace. That header has no span id and no sampling decision.
 type oldSystem struct{}
 
 const header = "x-trace-id"
@@ -23,7 +23,7 @@ func (oldSystem) Inject(ctx context.Context, carrier propagation.TextMapCarrier)
 
 func (oldSystem) Extract(ctx context.Context, carrier propagation.TextMapCarrier) context.Context {
 	id, err := trace.TraceIDFromHex(carrier.Get(header))
-	// A propagator never fails: what it can't read, it leaves alone. W3C's headers say more, so they win.
+	// A propagator never fails: it ignores what it can't read. W3C's headers say more, so they win.
 	if err != nil || trace.SpanContextFromContext(ctx).IsValid() {
 		return ctx
 	}
@@ -31,30 +31,30 @@ func (oldSystem) Extract(ctx context.Context, carrier propagation.TextMapCarrier
 		TraceID: id,
 		SpanID:  trace.SpanID(id[8:]), // a context is valid only with a span id: no span has this one
 		Remote:  true,
-		// Not sampled, since the old system has not decided that. Your sampler decides: see below.
+		// Not sampled, because the old system has not decided that. Your sampler decides: see below.
 	}))
 }
 
-// Fields are the headers that Inject sets. A carrier that is used again is cleared of them.
+// Fields returns the headers that Inject sets. They are cleared from a carrier that is reused.
 func (oldSystem) Fields() []string { return []string{header} }
 
-// A propagator of your own, beside the W3C's: an old system sends its trace ids in a header x-trace-id. Set this
+// Your own propagator, in addition to the W3C's: an old system sends its trace ids in a header x-trace-id. Set this
 // composite with otel.SetTextMapPropagator, and otelhttp and the broker both use it.
 //
-// ParentBased samples a request from the old system by a sampler of its own: WithRemoteParentNotSampled. By default it
-// would take the missing decision for a no, and record nothing.
+// ParentBased has a separate sampler for a request from the old system: WithRemoteParentNotSampled. By default it would
+// take the missing decision for a no, and record nothing.
 func Example_propagator() {
 	propagator := propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}, oldSystem{})
 	sampler := sdktrace.ParentBased(sdktrace.AlwaysSample(), sdktrace.WithRemoteParentNotSampled(sdktrace.AlwaysSample()))
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler)).Tracer("example")
 
-	// A request from the old system: its trace goes on.
+	// A request from the old system: its trace continues.
 	ctx := propagator.Extract(context.Background(), propagation.MapCarrier{header: "4bf92f3577b34da6a3ce929d0e0e4736"})
 	ctx, span := tracer.Start(ctx, "GET /hello")
 	defer span.End()
 	fmt.Println("trace", span.SpanContext().TraceID(), "sampled:", span.SpanContext().IsSampled())
 
-	// A request to anybody: both kinds of headers, and the receiver reads the one that it knows.
+	// A request to any system: it has both kinds of headers, and the receiver reads the one that it knows.
 	carrier := propagation.MapCarrier{}
 	propagator.Inject(ctx, carrier)
 	fmt.Println("traceparent:", carrier["traceparent"][:36]+"<span id>"+carrier["traceparent"][52:])

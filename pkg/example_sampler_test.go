@@ -11,12 +11,12 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// withoutAdmin is a sampler of your own. It leaves out the requests to one path, and asks another sampler for the rest.
-// (For health checks you need no sampler: otelhttp.WithFilter makes no span for them in the first place.)
+// withoutAdmin is your own sampler. It drops requests to one path, and leaves the rest to another sampler. (For health
+// checks you need no sampler: otelhttp.WithFilter makes no span for them in the first place.)
 //
-// A sampler decides before the span begins: it sees the parent, the name, and the attributes that Start was given. How
-// long the span will take, and whether it will fail, nobody knows yet. So "keep all errors" can't be decided here. It
-// can where whole traces come together: in the collector, by its tail_sampling processor.
+// A sampler decides before the span begins: it sees the parent, the name, and the attributes that Start was given. It
+// can't know how long the span will take, or whether it will fail, so it can't "keep all errors". The collector can,
+// where whole traces come together, with its tail_sampling processor.
 type withoutAdmin struct{ sdktrace.Sampler }
 
 // otelhttp starts a server's span with the request's path as an attribute. Don't match the name: outside a mux it
@@ -36,8 +36,8 @@ func (s withoutAdmin) ShouldSample(p sdktrace.SamplingParameters) sdktrace.Sampl
 
 func (s withoutAdmin) Description() string { return "WithoutAdmin{" + s.Sampler.Description() + "}" }
 
-// A sampler of your own. ParentBased asks it for root spans alone; all others do as their parent did, in this process or
-// in another, so that a trace is whole or not there at all.
+// Your own sampler. ParentBased uses it only for root spans; all others follow their parent, in this process or in
+// another, so that a trace is whole or not there at all.
 func Example_sampler() {
 	sampler := sdktrace.ParentBased(withoutAdmin{sdktrace.AlwaysSample()})
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler)).Tracer("example")

@@ -20,13 +20,13 @@ func charge(_ context.Context, cents int) error {
 	return nil
 }
 
-// tracedCharge is a span of your own around it, and all that an instrumentation library would do.
+// tracedCharge adds your own span, and does all that an instrumentation library would do.
 func tracedCharge(ctx context.Context, tracer trace.Tracer, cents int) error {
 	// The name says what kind of call it is, never which one: few names, many spans. What differs is an attribute. The
 	// kind client tells backends that the time is spent elsewhere.
 	ctx, span := tracer.Start(ctx, "charge card", trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
 		attribute.String("service.peer.name", "payments"),
-		attribute.Int("demo.amount.cents", cents), // a namespace of your own; never the number of the card
+		attribute.Int("demo.amount.cents", cents), // your own namespace; never record the card's number
 	))
 	defer span.End()
 	// Pass the new ctx on: what the client calls in turn becomes a child.
@@ -36,9 +36,9 @@ func tracedCharge(ctx context.Context, tracer trace.Tracer, cents int) error {
 	return nil
 }
 
-// A span around a dependency that has no instrumentation: attributes, error and all.
+// A span around a dependency that has no instrumentation, with attributes and errors.
 func Example_span() {
-	// A recorder in place of an exporter shows what was made.
+	// A recorder, in place of an exporter, shows what was made.
 	recorder := tracetest.NewSpanRecorder()
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)).Tracer("example")
 

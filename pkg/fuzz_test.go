@@ -12,8 +12,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Whatever the headers of a request or a message say, in any format that OTEL_PROPAGATORS knows, extracting makes a
-// context that can be used, and what is injected from it can be extracted again.
+// Whatever the headers of a request or a message contain, in any format that OTEL_PROPAGATORS supports, extracting
+// makes a usable context, and what is injected from it can be extracted again.
 func FuzzExtract(f *testing.F) {
 	const traceID, spanID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	f.Add("00-"+traceID+"-"+spanID+"-01", "a=b,c=d", "username=donuts;p=1,x=%20", traceID+"-"+spanID+"-1", traceID+":"+spanID+":0:1",

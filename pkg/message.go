@@ -4,7 +4,8 @@ package pkg
 //
 // The trace context travels in the headers of an HTTP request. A Redis pub/sub message is a plain string without
 // headers, so the body goes into an envelope that has them. The envelope is JSON here, but any format that can hold a
-// few strings will do. Kafka, RabbitMQ and NATS messages have headers: use those, without an envelope. See brokers.
+// few strings will do. Kafka, RabbitMQ and NATS messages have headers: use those, without an envelope. See the folder
+// brokers.
 
 import (
 	"encoding/json"
@@ -24,22 +25,22 @@ type Message struct {
 	ID string `json:"id"`
 	// Headers hold the trace context and the baggage. A propagator turns these into keys and values, and back. What it
 	// writes to and reads from is called a carrier: MapCarrier is one for a map. Its keys are case-sensitive. The W3C's
-	// are lowercase, so both sides agree, whatever language they are written in.
+	// keys are lowercase, so programs in any language agree.
 	// Try it: in pkg/tracer.go, replace `otel.SetTextMapPropagator(` with `_ = (` and run `go run -C local . -once
 	// -shape`. Without a propagator, headers stay empty, and each program starts its own traces.
 	Headers propagation.MapCarrier `json:"headers"`
 	Body    string                 `json:"body"`
 }
 
-// DecodeMessage returns the message that a payload holds. It fails if the payload is too long or isn't such JSON.
-// Missing headers are not an error: a message without a trace context is still a message.
+// DecodeMessage returns the message that a payload holds. It fails if the payload is too long or isn't such an
+// envelope. Missing headers are not an error: a message without a trace context is still a message.
 func DecodeMessage(payload string) (Message, error) {
 	var m Message
 	if len(payload) > maxMessageSize {
 		return m, fmt.Errorf("decode message: %d bytes, want at most %d", len(payload), maxMessageSize)
 	}
 	if err := json.Unmarshal([]byte(payload), &m); err != nil {
-		return m, fmt.Errorf("decode message: %.200w", err) // the error may quote the payload
+		return m, fmt.Errorf("decode message: %.200w", err) // cut off: it may quote the payload
 	}
 	return m, nil
 }

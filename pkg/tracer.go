@@ -1,8 +1,8 @@
 // Package pkg is what the three programs share: the setup of tracing, and a broker that carries the trace context.
 package pkg
 
-// This is file 6 of 6: the setup that all three programs share. The code you have read so far only names a tracer. This
-// file decides, once per program, where its spans go. The path of a span is
+// This is file 6 of 6: the setup that all three programs share. The code you have read so far only makes spans. This
+// file decides, once per program, where they go. The path of a span is
 //
 //	tracer -> batcher (a queue in this process) -> exporter (OTLP over gRPC) -> agent -> collector -> Jaeger, Zipkin
 //
@@ -32,18 +32,20 @@ import (
 	"google.golang.org/grpc/backoff"
 )
 
-// outage is how long the agent may be unreachable before spans are lost.
+// outage is how long the agent may be unreachable: until then, spans are kept and retried.
 const outage = 2 * time.Minute
 
 // version becomes the resource attribute service.version. The Dockerfile sets it with the linker's option -X.
 var version string
 
-// NewSpanProcessor makes a batcher, which passes spans to an exporter. [sdktrace.NewBatchSpanProcessor] is one.
+// NewSpanProcessor is a function that makes a batcher, such as [sdktrace.NewBatchSpanProcessor]. A batcher queues spans
+// and passes them to an exporter.
 type NewSpanProcessor func(sdktrace.SpanExporter, ...sdktrace.BatchSpanProcessorOption) sdktrace.SpanProcessor
 
-// StartTracing sets the global tracer provider and the global propagator for the service called name. The demo passes
-// NewBatcher and Diagnose (pkg/batcher.go), which count the spans that are lost and log why. Call shutdown last: it
-// exports the remaining spans, for up to 4 s, and logs what went wrong. Spans missing? See docs/missing-spans.md.
+// StartTracing sets up tracing for the service called name, with a global tracer provider and a global propagator. The
+// demo passes NewBatcher and Diagnose (pkg/batcher.go), which count the spans that are lost and log why. Call shutdown
+// last: it exports the remaining spans, for up to 4 s, and logs what went wrong. Spans missing? See
+// docs/missing-spans.md.
 //
 // The SDK reads OpenTelemetry's standard variables, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER. An option in
 // code would override its variable, so this file sets an option only if the variable is not set.
@@ -70,13 +72,14 @@ func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcesso
 	if err != nil {
 		return nil, fmt.Errorf("start exporter: %w", err)
 	}
-	// Values may be untrusted and long, and the agent refuses a batch of more than 4 MiB. So long values are cut off.
-	limits := sdktrace.NewSpanLimits() // of OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT, or -1, which is no limit
+	// Values may be untrusted and long, and the agent refuses a batch of more than 4 MiB. So cut long values off.
+	limits := sdktrace.NewSpanLimits() // from OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT, or else -1: no limit
 	if limits.AttributeValueLengthLimit < 0 {
 		limits.AttributeValueLengthLimit = 1000
 	}
-	// The provider decides where the spans of all tracers go. A sampler, which decides which traces are recorded, would
-	// override OTEL_TRACES_SAMPLER here. By default, every trace is recorded unless the caller decided otherwise.
+	// The provider decides where the spans of all tracers go. A sampler would decide which traces are recorded. None is
+	// set here, because it would override OTEL_TRACES_SAMPLER. By default, every trace is recorded unless the caller
+	// decided otherwise.
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newProcessor(exporter, batcherOptions()...)),
 		sdktrace.WithResource(service), sdktrace.WithRawSpanLimits(limits))
 	otel.SetTracerProvider(provider)
@@ -106,7 +109,7 @@ func newExporter(ctx context.Context, interceptors []grpc.UnaryClientInterceptor
 
 // batcherOptions say how often the batcher exports, and how many spans it queues. It exports once a second, so you see
 // your trace soon. Its queue must hold the spans that are made while the agent is unreachable. The server makes 4 spans
-// per request, so 8192 last 200 s at 10 requests a second, or 20 s at 100. Spans that don't fit are dropped.
+// per request: 8192 spans are 200 s of 10 requests a second, or 20 s of 100. Spans that don't fit are dropped.
 func batcherOptions() []sdktrace.BatchSpanProcessorOption {
 	return slices.Concat(
 		unless(sdktrace.WithBatchTimeout(time.Second), "OTEL_BSP_SCHEDULE_DELAY"),

@@ -26,7 +26,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Spans records the spans of all tests of a package: its tracer stays on the first provider that was ever set.
+// Spans records the spans of all of a package's tests: its tracer stays on the first provider ever set.
 var Spans = tracetest.NewSpanRecorder()
 
 // Main runs a package's tests, and fails if they leave a goroutine behind.
@@ -37,10 +37,10 @@ func Main(m goleak.TestingM) {
 	goleak.VerifyTestMain(m)
 }
 
-// Handler is what the lessons call Handler.
+// Handler has the type that each lesson calls Handler.
 type Handler = func(ctx context.Context, task string) error
 
-// Broker is what the tests need of a broker.
+// Broker is what the tests need from a broker.
 type Broker struct {
 	System     string // messaging.system
 	Publish    func(ctx context.Context, task string) error
@@ -50,14 +50,14 @@ type Broker struct {
 	Published  string                          // the name of the producer's span
 	Received   string                          // the name of the span between producer and process, if there is one
 	Deliveries int                             // how often a message is delivered while its handler fails
-	Keeps      bool                            // what isn't processed is there for the next Receive
-	First      bool                            // of a header that occurs twice, the first counts; else the last
+	Keeps      bool                            // an unprocessed message stays for the next Receive
+	First      bool                            // if a header occurs twice, the first one counts, otherwise the last
 	Twice      bool                            // a header can occur twice
 	Fail       func(t *testing.T, then func()) // calls then while the broker can't be reached
-	Undecoded  []byte                          // a body that the lesson doesn't decode
+	Undecoded  []byte                          // a body that the lesson can't decode
 }
 
-// Header is a header of a message, as a program in another language sends it.
+// Header is a message header, as a program in another language sends it.
 type Header struct{ Key, Value string }
 
 const (
@@ -66,7 +66,7 @@ const (
 	another     = "00-5bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 )
 
-// Run runs the tests, each with a broker that start returns.
+// Run runs the tests, each with a broker returned by start.
 func Run(t *testing.T, start func(t *testing.T) Broker) {
 	for _, test := range []struct {
 		name string
@@ -90,7 +90,7 @@ func Run(t *testing.T, start func(t *testing.T) Broker) {
 					t.Errorf("the span's events are %v, want one exception", events)
 				} else if i := slices.IndexFunc(events[0].Attributes, func(a kv) bool { return a.Key == "exception.stacktrace" }); i < 0 ||
 					!strings.Contains(events[0].Attributes[i].Value.AsString(), "brokertest.failure") {
-					t.Errorf("the event has no stack that leads to the handler: %v", events[0].Attributes)
+					t.Errorf("the event has no stack with the handler in it: %v", events[0].Attributes)
 				}
 			}
 		}},
@@ -153,7 +153,7 @@ func wholeTrace(t *testing.T, b Broker) {
 	}
 }
 
-// deliver sends a message as a program in another language does, and returns the span that processed it, and the
+// deliver sends a message as a program in another language would, and returns the span that processed it and the
 // baggage that its handler found.
 func deliver(t *testing.T, b Broker, headers []Header) (process sdktrace.ReadOnlySpan, username string) {
 	t.Helper()
@@ -192,7 +192,7 @@ func startsATrace(t *testing.T, b Broker, headers []Header) {
 
 func headerTwice(t *testing.T, b Broker) {
 	if !b.Twice {
-		t.Skip("here a header can't occur twice")
+		t.Skip("a header can't occur twice here")
 	}
 	headers := []Header{{"traceparent", traceparent}, {"traceparent", another}, {"baggage", "username=donuts"}}
 	if !b.First {
@@ -201,7 +201,7 @@ func headerTwice(t *testing.T, b Broker) {
 	continues(t, b, headers)
 }
 
-// failure handles two messages, and fails on the first. It returns the spans of those failures.
+// failure handles two messages and fails on the first. It returns the failed spans.
 func failure(t *testing.T, b Broker, status, errorType string, fail func() error) []sdktrace.ReadOnlySpan {
 	stop := receive(t, b, func(_ context.Context, task string) error {
 		if task == "make coffee" {
@@ -229,7 +229,7 @@ func failure(t *testing.T, b Broker, status, errorType string, fail func() error
 		if got := Attribute(span, "error.type"); span.Status().Description != status || got != errorType {
 			t.Errorf("the status is %+v with error.type=%q, want %q and %q", span.Status(), got, status, errorType)
 		}
-		LinksTo(t, span, Named(t, b.Published, 2)[0].SpanContext()) // each delivery, the one that published it
+		LinksTo(t, span, Named(t, b.Published, 2)[0].SpanContext()) // each delivery links to the producer
 	}
 	return failed
 }
@@ -263,7 +263,7 @@ func failedPublish(t *testing.T, b Broker) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		if err := b.Publish(ctx, "make donuts"); err == nil {
-			t.Error("Publish returned nil, though nobody got the message")
+			t.Error("Publish returned nil, though the broker can't be reached")
 		}
 	})
 	span := Named(t, b.Published, 1)[0]
@@ -272,8 +272,8 @@ func failedPublish(t *testing.T, b Broker) {
 	}
 }
 
-// sigterm sends this process a signal while the first of many messages is being processed. All that were published
-// are processed once, though the rest may have to wait for the next worker.
+// sigterm sends this process SIGTERM while the first of many messages is being processed. Each published message is
+// processed once, though some may have to wait for the next worker.
 func sigterm(t *testing.T, b Broker) {
 	const messages = 200 // more than any worker takes at once
 	ctx, ignore := signal.NotifyContext(t.Context(), syscall.SIGTERM)
@@ -333,8 +333,7 @@ func sigterm(t *testing.T, b Broker) {
 	t.Logf("%d of %d messages were processed before Receive returned, the rest by the next worker", first, messages)
 }
 
-// receive starts to receive, and returns once messages will be received. stop ends it, and waits for what is under
-// way.
+// receive starts Receive, and returns once messages will be received. stop stops it, and waits for those in progress.
 func receive(t *testing.T, b Broker, handle Handler) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

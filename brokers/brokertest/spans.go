@@ -38,13 +38,13 @@ func named(name string) (found []sdktrace.ReadOnlySpan) {
 	return found
 }
 
-// Named waits for count spans of a name, and returns them in the order in which they ended.
+// Named waits for count spans with this name, and returns them in the order in which they ended.
 func Named(t *testing.T, name string, count int) []sdktrace.ReadOnlySpan {
 	t.Helper()
 	Eventually(t, name, func() bool { return len(named(name)) >= count })
 	spans := named(name)
 	if len(spans) != count {
-		t.Fatalf("there are %d spans %q, want %d", len(spans), name, count)
+		t.Fatalf("got %d spans named %q, want %d", len(spans), name, count)
 	}
 	return spans
 }
@@ -59,7 +59,7 @@ func Attribute(span sdktrace.ReadOnlySpan, key string) string {
 	return ""
 }
 
-// LinksTo fails unless the span's links are these, in this order.
+// LinksTo fails unless the span has exactly these links, in this order.
 func LinksTo(t *testing.T, span sdktrace.ReadOnlySpan, want ...trace.SpanContext) {
 	t.Helper()
 	links := span.Links()
@@ -78,6 +78,6 @@ func isChild(t *testing.T, child, parent sdktrace.ReadOnlySpan) {
 	t.Helper()
 	if child.Parent().SpanID() != parent.SpanContext().SpanID() ||
 		child.SpanContext().TraceID() != parent.SpanContext().TraceID() {
-		t.Errorf("%s is no child of %s", child.Name(), parent.Name())
+		t.Errorf("%s is not a child of %s", child.Name(), parent.Name())
 	}
 }

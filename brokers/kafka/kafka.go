@@ -46,7 +46,7 @@ func (errorType) OnProduceRecordUnbuffered(record *kgo.Record, err error) {
 // injects the context into the record's headers, and ends the span when Kafka has confirmed the record.
 func Publish(ctx context.Context, client *kgo.Client, task string) error {
 	record := &kgo.Record{Topic: topic, Value: []byte(task)}
-	// Produce, without Sync, returns before Kafka has the record. kotel's span ends when it has, in both cases.
+	// Produce, without Sync, returns before Kafka has the record. In both cases, kotel's span ends once Kafka has it.
 	if err := client.ProduceSync(ctx, record).FirstErr(); err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
@@ -54,8 +54,8 @@ func Publish(ctx context.Context, client *kgo.Client, task string) error {
 }
 
 // Consumer returns the options of a client that receives. They turn off automatic commits: poll, below, commits a
-// record after the work, so that if a worker dies, another one gets its records. That one's span links to the same
-// producer.
+// record only after the work is done. So if a worker dies, another one gets its uncommitted records, and the spans of
+// that one link to the same producers.
 func Consumer() []kgo.Opt {
 	return []kgo.Opt{kgo.ConsumeTopics(topic), kgo.ConsumerGroup(group), kgo.DisableAutoCommit(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())}
@@ -66,13 +66,13 @@ type Handler func(ctx context.Context, task string) error
 
 // Receive passes each record to handle, one at a time, until ctx is canceled. Then it finishes what it has polled, and
 // commits it. If it died instead, the next worker would get these records again, even the processed ones: you commit a
-// position, not a record. In Jaeger, such a record has two `process work`, with the same offset.
+// position, not a record. In Jaeger, such a record has two `process work` spans with the same offset.
 func Receive(ctx context.Context, client *kgo.Client, handle Handler) error {
 	for ctx.Err() == nil {
 		err := poll(ctx, client, 10, func(records []*kgo.Record) {
 			for _, record := range records {
-				// kotel has put its span `work receive` into the record's context, as the parent of the next one. It
-				// covers the time from the fetch to the poll, and has ended. Your work is not in it.
+				// kotel has put its `work receive` span into the record's context, as the parent of the next one. It
+				// covers the time from the fetch to the poll, and has already ended. Your work is not in it.
 				process(record.Context, []*kgo.Record{record}, func(ctx context.Context) error {
 					if !utf8.Valid(record.Value) {
 						return pkg.Error{Type: "decode", Text: "want UTF-8"}
@@ -99,7 +99,7 @@ func ReceiveBatch(ctx context.Context, client *kgo.Client, handle func(context.C
 }
 
 // process makes one span for one or more records. Kafka has no way to reject a record: after an error the next one
-// follows, and only the span tells you. To retry, produce the record to another topic, with its headers.
+// follows, and only the span shows it. To retry, produce the record to another topic, with its headers.
 func process(ctx context.Context, records []*kgo.Record, handle func(context.Context) error) {
 	var links []trace.Link
 	var details []attribute.KeyValue
@@ -114,8 +114,8 @@ func process(ctx context.Context, records []*kgo.Record, handle func(context.Con
 			links = append(links, link) // without this check, a record without headers would link to nowhere
 		}
 	}
-	// Names and values are those of the messaging conventions. What is true of one message belongs on its link, and
-	// on the span only if there is one message.
+	// Names and values follow the messaging conventions. An attribute of one message belongs on its link, and on the
+	// span only if there is just one message.
 	ctx, span := tracer.Start(ctx, "process "+topic, trace.WithSpanKind(trace.SpanKindConsumer),
 		trace.WithLinks(links...), trace.WithAttributes(
 			semconv.MessagingSystemKafka,
@@ -131,7 +131,7 @@ func process(ctx context.Context, records []*kgo.Record, handle func(context.Con
 		span.SetAttributes(semconv.MessagingBatchMessageCount(len(records)))
 	}
 	// A panic becomes an error, and an event with the stack. It must not stop the work on the next records. A span that
-	// just ends while the program panics has no error.
+	// merely ends during a panic isn't an error.
 	defer func() {
 		if reason := recover(); reason != nil {
 			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}

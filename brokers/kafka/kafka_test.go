@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { brokertest.Main(m) }
 
-// connect starts kfake, and returns a function that connects to it, and how to stop it earlier than at the test's end.
+// connect starts kfake, and returns a function that connects to it, and one that stops it before the test's end.
 func connect(t *testing.T) (client func(options ...kgo.Opt) *kgo.Client, stop func()) {
 	t.Helper()
 	brokertest.Spans.Reset()
@@ -87,7 +87,7 @@ func fetch(t *testing.T, client *kgo.Client) *kgo.Record {
 	return records[0]
 }
 
-// kotel's spans alone end when the record has been polled: the work is in no span, and an error is nowhere to be seen.
+// kotel's own spans end once the record has been polled: no span covers the work, and no span shows its error.
 func TestTrapKotelHasNoSpanForTheWork(t *testing.T) {
 	client, _ := connect(t)
 	if err := Publish(t.Context(), client(Traced()), "make donuts"); err != nil {
@@ -96,13 +96,13 @@ func TestTrapKotelHasNoSpanForTheWork(t *testing.T) {
 	obvious := client(kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), Traced())
 	record := fetch(t, obvious)
 	if span := trace.SpanFromContext(record.Context); span.IsRecording() {
-		t.Error("the span in the record's context has not ended: this is no trap any more")
+		t.Error("the span in the record's context has not ended: this is no longer a trap")
 	} else {
-		span.SetStatus(codes.Error, "no donuts left") // what a handler would do, too late
+		span.SetStatus(codes.Error, "no donuts left") // as a handler would, but too late
 	}
 	for _, span := range brokertest.Spans.Ended() {
 		if span.Status().Code == codes.Error || len(span.Links()) > 0 {
-			t.Errorf("%s: %v, %v: this is no trap any more", span.Name(), span.Status(), span.Links())
+			t.Errorf("%s: %v, %v: this is no longer a trap", span.Name(), span.Status(), span.Links())
 		}
 	}
 	process(record.Context, []*kgo.Record{record}, func(context.Context) error { return errors.New("no donuts left") })
@@ -127,7 +127,7 @@ func TestTrapKotelHasNoErrorType(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := Publish(ctx, client(test.traced), "make donuts"); err == nil {
-			t.Errorf("%s: Publish returns nil after its context has ended", test.name)
+			t.Errorf("%s: Publish returned nil though its context is done", test.name)
 		}
 		span := brokertest.Named(t, "work publish", 1)[0]
 		if got := brokertest.Attribute(span, "error.type"); got != test.want || span.Status().Code != codes.Error {
@@ -136,12 +136,12 @@ func TestTrapKotelHasNoErrorType(t *testing.T) {
 	}
 }
 
-// A worker passes a record on to another topic, with its headers.
+// A worker forwards a record, with its headers, to another topic.
 func TestTrapAHeaderThatIsAppendedIsNotRead(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		inject func(context.Context, *kgo.Record)
-		moved  bool // the consumer continues from the span that passed the record on
+		moved  bool // the consumer continues from the span that forwarded the record
 	}{
 		{"obvious", func(ctx context.Context, record *kgo.Record) {
 			headers := propagation.MapCarrier{}
@@ -164,7 +164,7 @@ func TestTrapAHeaderThatIsAppendedIsNotRead(t *testing.T) {
 		received := fetch(t, client(kgo.ConsumeTopics("work"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())))
 		got := trace.SpanContextFromContext(otel.GetTextMapPropagator().Extract(t.Context(), kotel.NewRecordCarrier(received)))
 		if moved := got.SpanID() == span.SpanContext().SpanID(); moved != test.moved {
-			t.Errorf("%s: the consumer continues from %v; want the span that passed the record on: %v", test.name, got, test.moved)
+			t.Errorf("%s: the consumer continues from %v; want the span that forwarded the record: %v", test.name, got, test.moved)
 		}
 	}
 }
@@ -220,7 +220,7 @@ func TestABatchLinksToEachProducer(t *testing.T) {
 	}
 	published := brokertest.Named(t, "work publish", 3)
 	if len(sizes) != 1 {
-		t.Fatalf("the records came in %v, want them all at once", sizes)
+		t.Fatalf("the batches have the sizes %v, want one with all records", sizes)
 	}
 	span := brokertest.Named(t, "process work", 1)[0]
 	brokertest.LinksTo(t, span, published[0].SpanContext(), published[1].SpanContext(), published[2].SpanContext())
@@ -228,7 +228,7 @@ func TestABatchLinksToEachProducer(t *testing.T) {
 		t.Errorf("the count is %s and the parent %v, want 3 and none", got, span.Parent())
 	}
 	if offset := span.Links()[2].Attributes; len(offset) != 2 || offset[1].Value.AsInt64() != 2 {
-		t.Errorf("the third link has %v, want its partition, and offset 2", offset)
+		t.Errorf("the third link has %v, want its partition and offset 2", offset)
 	}
 	if span.Status().Description != failed.Error() {
 		t.Errorf("the status is %v", span.Status())
@@ -251,7 +251,7 @@ func TestTrapABatchAsAChildLosesTheOtherTraces(t *testing.T) {
 	other := trace.SpanContextFromContext(second.Context).TraceID()
 	for _, span := range brokertest.Named(t, "process work", 1) {
 		if span.SpanContext().TraceID() == other || len(span.Links()) > 0 {
-			t.Error("the second record's trace knows of the batch: this is no trap any more")
+			t.Error("the batch's span is in the second record's trace or has links: this is no longer a trap")
 		}
 	}
 }

@@ -125,12 +125,12 @@ func process(message *nats.Msg, handle Handler) {
 	ctx, span := tracer.Start(ctx, "process "+subject, trace.WithSpanKind(trace.SpanKindConsumer),
 		attributes("process", semconv.MessagingOperationTypeProcess, message.Data),
 		trace.WithAttributes(semconv.MessagingConsumerGroupName(group)),
-		// The producer's span is the parent and is linked to as well, as the conventions ask. If you make this span the
-		// root of a new trace (trace.WithNewRoot), the link still leads to the producer.
+		// The producer's span is the parent, and there is a link to it too, as the conventions ask. If you make this
+		// span the root of a new trace (trace.WithNewRoot), the link still leads to the producer.
 		trace.WithLinks(trace.LinkFromContext(ctx)))
 	defer span.End()
 	// A panic becomes an error, and an event with the stack. It must not stop the work on the other messages. A span
-	// that just ends while the program panics has no error.
+	// that merely ends during a panic isn't an error.
 	defer func() {
 		if reason := recover(); reason != nil {
 			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}

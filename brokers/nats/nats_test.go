@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { brokertest.Main(m) }
 
-// connect starts a server, and returns a connection and how to stop the server earlier than at the test's end.
+// connect starts a server, and returns a connection, and a function that stops the server before the test's end.
 func connect(t *testing.T) (conn *nats.Conn, stop func()) {
 	t.Helper()
 	brokertest.Spans.Reset()
@@ -68,7 +68,7 @@ func TestSuite(t *testing.T) {
 	})
 }
 
-// The obvious carrier is OpenTelemetry's own, since its type fits.
+// The obvious carrier is OpenTelemetry's own, because its type fits.
 func TestTrapHeadersAreCaseSensitive(t *testing.T) {
 	const traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	fromAnotherLanguage := nats.Header{"traceparent": {traceparent}}
@@ -76,19 +76,19 @@ func TestTrapHeadersAreCaseSensitive(t *testing.T) {
 
 	obvious := extract(t.Context(), propagation.HeaderCarrier(fromAnotherLanguage))
 	if trace.SpanContextFromContext(obvious).IsValid() {
-		t.Error("HeaderCarrier finds traceparent: this is no trap any more")
+		t.Error("HeaderCarrier finds traceparent: this is no longer a trap")
 	}
 	if lesson := extract(t.Context(), carrier(fromAnotherLanguage)); !trace.SpanContextFromContext(lesson).IsValid() {
 		t.Error("the lesson's carrier does not find traceparent")
 	}
 
-	// The other way round it writes what the other program doesn't find.
+	// Conversely, it writes a header that the other program doesn't find.
 	ctx, span := otel.Tracer("test").Start(t.Context(), "root")
 	defer span.End()
 	written := nats.Header{}
 	otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(written))
 	if written.Get("traceparent") != "" || written.Get("Traceparent") == "" {
-		t.Errorf("HeaderCarrier writes %v: this is no trap any more", written)
+		t.Errorf("HeaderCarrier writes %v: this is no longer a trap", written)
 	}
 }
 
@@ -97,7 +97,7 @@ func TestTrapAMessageHasNoHeaders(t *testing.T) {
 	defer span.End()
 	defer func() {
 		if recover() == nil {
-			t.Error("Inject into a message without headers doesn't panic: this is no trap any more")
+			t.Error("Inject into a message without headers doesn't panic: this is no longer a trap")
 		}
 	}()
 	message := &nats.Msg{Subject: "work"}
@@ -109,7 +109,7 @@ func TestTrapPublishOnlyBuffers(t *testing.T) {
 	stop()
 	brokertest.Eventually(t, "lost connection", func() bool { return !conn.IsConnected() })
 	if err := conn.PublishMsg(nats.NewMsg("work")); err != nil {
-		t.Errorf("without a server, PublishMsg returns %v: this is no trap any more", err)
+		t.Errorf("without a server, PublishMsg returns %v: this is no longer a trap", err)
 	}
 	if err := Publish(t.Context(), conn, "make donuts"); err == nil {
 		t.Error("without a server, the lesson's Publish returns nil")
@@ -122,14 +122,14 @@ func TestTrapPublishOnlyBuffers(t *testing.T) {
 func TestTrapAMessageWithoutAWorkerIsDropped(t *testing.T) {
 	conn, _ := connect(t)
 	if err := Publish(t.Context(), conn, "make donuts"); err != nil {
-		t.Errorf("without a worker, Publish returns %v: this is no trap any more", err)
+		t.Errorf("without a worker, Publish returns %v: this is no longer a trap", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
 		done <- Receive(ctx, conn, func(_ context.Context, task string) error {
 			if task == "make donuts" {
-				t.Error("the message has waited for the worker: this is no trap any more")
+				t.Error("the message waited for the worker: this is no longer a trap")
 			}
 			cancel()
 			return nil
@@ -144,7 +144,7 @@ func TestTrapAMessageWithoutAWorkerIsDropped(t *testing.T) {
 	}
 }
 
-// Two messages, each of whose handlers waits for the other to begin.
+// Two messages whose handlers each wait for the other to begin.
 func TestTrapCallbacksRunOneAtATime(t *testing.T) {
 	conn, _ := connect(t)
 	both := func(subscribe func(handle func())) bool {
@@ -179,7 +179,7 @@ func TestTrapCallbacksRunOneAtATime(t *testing.T) {
 			t.Fatal(err)
 		}
 	}) {
-		t.Error("two callbacks run at once: this is no trap any more")
+		t.Error("two callbacks run at once: this is no longer a trap")
 	}
 	obvious.Unsubscribe()
 
@@ -199,7 +199,7 @@ func TestTrapCallbacksRunOneAtATime(t *testing.T) {
 	}
 }
 
-// What the lesson's last paragraph says of JetStream.
+// What the lesson's last paragraph says about JetStream.
 func TestJetStreamDeliversAgainWithTheSameHeaders(t *testing.T) {
 	conn, _ := connect(t)
 	js, err := jetstream.New(conn)
@@ -220,7 +220,7 @@ func TestJetStreamDeliversAgainWithTheSameHeaders(t *testing.T) {
 	}
 	publish := brokertest.Named(t, "publish work", 1)[0].SpanContext()
 	for delivery := uint64(1); delivery <= 2; delivery++ {
-		message, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second)) // nobody acknowledges
+		message, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second)) // never acknowledged
 		if err != nil {
 			t.Fatal(err)
 		}

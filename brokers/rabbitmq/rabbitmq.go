@@ -41,8 +41,8 @@ func (c carrier) Set(key, value string) { c[key] = value }
 func (c carrier) Keys() []string        { return slices.Collect(maps.Keys(c)) }
 
 // Declare creates the two queues. A quorum queue counts how often it delivers a message, which a classic one doesn't.
-// After the third failure it moves the message to the dead letters, with the headers that it had: they lead you from
-// a dead letter to the trace in which it was published.
+// After the third failure it moves the message to the dead letters, with its headers: they lead you from a dead letter
+// to the trace in which it was published.
 func Declare(channel *amqp.Channel) error {
 	_, err1 := channel.QueueDeclare(dead, true, false, false, false, nil)
 	_, err2 := channel.QueueDeclare(queue, true, false, false, false, amqp.Table{
@@ -52,8 +52,8 @@ func Declare(channel *amqp.Channel) error {
 	return errors.Join(err1, err2)
 }
 
-// attributes describe a message by OpenTelemetry's messaging conventions. The name of the destination is made of
-// exchange, routing key and queue, each only once: here the exchange has no name, and the others are the same.
+// attributes describe a message by OpenTelemetry's messaging conventions. The destination name combines exchange,
+// routing key and queue, without repeats: here the exchange has no name, and the other two are the same.
 func attributes(operation string, kind attribute.KeyValue, key string, body []byte) trace.SpanStartEventOption {
 	return trace.WithAttributes(
 		semconv.MessagingSystemRabbitMQ,
@@ -110,7 +110,7 @@ func Receive(ctx context.Context, channel *amqp.Channel, handle Handler) error {
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}
-	for delivery := range deliveries { // it ends with ctx
+	for delivery := range deliveries { // closed when ctx is canceled
 		if err := process(delivery, handle); err != nil {
 			return fmt.Errorf("settle: %w", err)
 		}
@@ -121,21 +121,21 @@ func Receive(ctx context.Context, channel *amqp.Channel, handle Handler) error {
 	return nil
 }
 
-// process handles one delivery, and acknowledges or rejects it. A redelivered message still has its first headers. So
-// each delivery has its own span, and all of them link to the span that published the message: in Jaeger you see the
-// tries side by side, in one trace.
+// process handles one delivery, and acknowledges or rejects it. A redelivered message still has its original headers.
+// So each delivery has its own span, and all of them link to the span that published the message: in Jaeger you see the
+// attempts side by side, in one trace.
 func process(delivery amqp.Delivery, handle Handler) error {
 	ctx := otel.GetTextMapPropagator().Extract(context.Background(), carrier(delivery.Headers))
-	// How many deliveries failed before this one. The conventions have no attribute for that in RabbitMQ, so the
-	// name below is our own. It doesn't begin with messaging., which is theirs.
+	// How many deliveries failed before this one. The conventions have no attribute for that in RabbitMQ, so the name
+	// below is our own. It doesn't begin with messaging., which belongs to the conventions.
 	failed, _ := delivery.Headers["x-delivery-count"].(int64)
 	ctx, span := tracer.Start(ctx, "process "+queue, trace.WithSpanKind(trace.SpanKindConsumer),
 		attributes("process", semconv.MessagingOperationTypeProcess, delivery.RoutingKey, delivery.Body),
 		trace.WithAttributes(
 			semconv.MessagingRabbitMQMessageDeliveryTag(int(delivery.DeliveryTag)),
 			attribute.Int64("work.delivery_count", failed+1)),
-		// The producer's span is the parent and is linked to as well, as the conventions ask. If a message waits for
-		// hours, make this span the root of a new trace (trace.WithNewRoot): the link still leads to the producer.
+		// The producer's span is the parent, and there is a link to it too, as the conventions ask. If a message waits
+		// for hours, make this span the root of a new trace (trace.WithNewRoot): the link still leads to the producer.
 		trace.WithLinks(trace.LinkFromContext(ctx)))
 	defer span.End()
 
@@ -150,7 +150,7 @@ func process(delivery amqp.Delivery, handle Handler) error {
 }
 
 // run calls handle. A panic becomes an error, and an event with the stack. It must not stop the work on the other
-// messages. A span that just ends while the program panics has no error.
+// messages. A span that merely ends during a panic isn't an error.
 func run(ctx context.Context, body []byte, handle Handler) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {

@@ -34,8 +34,8 @@ func (t tests) Run() int {
 
 func TestMain(m *testing.M) { brokertest.Main(tests{m}) }
 
-// connect returns a channel in confirm mode, with the queues new and empty. Where there is no RabbitMQ the test is
-// skipped; REQUIRE_RABBITMQ=1 makes it fail.
+// connect returns a channel in confirm mode, with the queues new and empty. Without RabbitMQ the test is skipped, or
+// fails if REQUIRE_RABBITMQ=1.
 func connect(t *testing.T) (*amqp.Connection, *amqp.Channel) {
 	t.Helper()
 	brokertest.Spans.Reset()
@@ -71,7 +71,7 @@ func open(t *testing.T, conn *amqp.Connection) *amqp.Channel {
 	return channel
 }
 
-// send publishes a message as another program does.
+// send publishes a message as another program would.
 func send(t *testing.T, channel *amqp.Channel, message amqp.Publishing) {
 	t.Helper()
 	if err := channel.PublishWithContext(t.Context(), "", "work", false, false, message); err != nil {
@@ -112,7 +112,7 @@ func TestTrapAMessageHasNoHeaders(t *testing.T) {
 	defer span.End()
 	defer func() {
 		if recover() == nil {
-			t.Error("Inject into a message without headers doesn't panic: this is no trap any more")
+			t.Error("Inject into a message without headers doesn't panic: this is no longer a trap")
 		}
 	}()
 	message := amqp.Publishing{}
@@ -143,7 +143,7 @@ func TestTrapAHeaderIsNoString(t *testing.T) {
 		func() {
 			defer func() {
 				if recover() == nil {
-					t.Errorf("%s: the obvious carrier does not panic: this is no trap any more", name)
+					t.Errorf("%s: the obvious carrier does not panic: this is no longer a trap", name)
 				}
 			}()
 			otel.GetTextMapPropagator().Extract(t.Context(), obvious(delivery.Headers))
@@ -155,7 +155,7 @@ func TestTrapAHeaderIsNoString(t *testing.T) {
 	}
 }
 
-// A channel that is not in confirm mode returns nil for a message that RabbitMQ throws away.
+// A channel that is not in confirm mode returns nil for a message that RabbitMQ discards.
 func TestTrapPublishOnlyBuffers(t *testing.T) {
 	conn, channel := connect(t)
 	if _, err := channel.QueueDelete(queue, false, false, false); err != nil {
@@ -168,7 +168,7 @@ func TestTrapPublishOnlyBuffers(t *testing.T) {
 	unconfirmed := open(t, conn)
 	for range 2 {
 		if err := unconfirmed.PublishWithContext(t.Context(), "", queue, false, false, amqp.Publishing{}); err != nil {
-			t.Errorf("a publish without confirmation returns %v: this is no trap any more", err)
+			t.Errorf("a publish without confirmation returns %v: this is no longer a trap", err)
 		}
 	}
 	brokertest.Eventually(t, "full queue", func() bool {
@@ -183,14 +183,14 @@ func TestTrapPublishOnlyBuffers(t *testing.T) {
 	}
 }
 
-// RabbitMQ confirms what it drops, as there is no queue for it.
+// RabbitMQ confirms a message that it drops because there is no queue for it.
 func TestTrapAMessageWithoutAQueueIsConfirmed(t *testing.T) {
 	_, channel := connect(t)
 	if _, err := channel.QueueDelete(queue, false, false, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := Publish(t.Context(), channel, "make donuts"); err != nil {
-		t.Errorf("Publish returns %v: this is no trap any more", err)
+		t.Errorf("Publish returns %v: this is no longer a trap", err)
 	}
 	returned := channel.NotifyReturn(make(chan amqp.Return, 1))
 	if err := channel.PublishWithContext(t.Context(), "", queue, true, false, amqp.Publishing{}); err != nil {
@@ -199,8 +199,8 @@ func TestTrapAMessageWithoutAQueueIsConfirmed(t *testing.T) {
 	brokertest.Eventually(t, "return of a mandatory message", func() bool { return len(returned) == 1 })
 }
 
-// A message whose handler always fails is delivered three times, and goes to the dead letters. All of its spans are in
-// the trace in which it was published, and link to the same span. So do the headers of the dead letter.
+// A message whose handler always fails is delivered three times, and goes to the dead letters. Its spans are all in the
+// trace in which it was published, and link to the same span. The dead letter's headers lead there too.
 func TestEachDeliveryLinksToTheProducer(t *testing.T) {
 	conn, channel := connect(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -235,7 +235,7 @@ func TestEachDeliveryLinksToTheProducer(t *testing.T) {
 	}
 }
 
-// What can't be decoded goes to the dead letters at once.
+// A message that can't be decoded goes to the dead letters at once.
 func TestAMessageThatCantBeDecodedIsTriedOnce(t *testing.T) {
 	conn, channel := connect(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -254,7 +254,7 @@ func TestAMessageThatCantBeDecodedIsTriedOnce(t *testing.T) {
 	brokertest.Named(t, "process work", 1)
 }
 
-// A classic queue says only that a message comes again.
+// A classic queue reports only that a message was redelivered.
 func TestTrapAClassicQueueDoesNotCount(t *testing.T) {
 	_, channel := connect(t)
 	classic, err := channel.QueueDeclare("", false, true, true, false, nil)

@@ -1,6 +1,6 @@
 package redisstreams
 
-// This file is Redis alone, without tracing: how a worker gets entries.
+// This file has only Redis, no tracing: how a worker gets entries.
 
 import (
 	"context"
@@ -23,8 +23,8 @@ func (w Worker) Join(ctx context.Context) error {
 	return nil
 }
 
-// read waits up to half a second for new entries. SIGTERM doesn't cut it short: Redis could assign an entry
-// meanwhile to a worker that never sees it.
+// read waits up to half a second for new entries. SIGTERM doesn't cut it short: otherwise Redis could assign an entry
+// to a worker that never sees it.
 func (w Worker) read(limit int64) ([]redis.XMessage, error) {
 	streams, err := w.Client.XReadGroup(context.Background(), &redis.XReadGroupArgs{Group: group, Consumer: w.Name,
 		Streams: []string{stream, ">"}, Count: limit, Block: 500 * time.Millisecond}).Result()
@@ -36,7 +36,7 @@ func (w Worker) read(limit int64) ([]redis.XMessage, error) {
 	return streams[0].Messages, nil
 }
 
-// next returns entries that a worker has left, and then new ones.
+// next returns entries that a worker left behind, and then new ones.
 func (w Worker) next() ([]redis.XMessage, error) {
 	claimed, err1 := w.claim()
 	fresh, err2 := w.read(10)
@@ -52,8 +52,8 @@ func (w Worker) acknowledge(entries []redis.XMessage) error {
 	return w.Client.XAck(context.Background(), stream, group, ids...).Err()
 }
 
-// claim takes over entries that a worker has had for longer than w.Idle, this worker included. It gives up on
-// one that has been delivered three times: it stays in the stream, for you to look at, but isn't delivered anymore.
+// claim takes over entries that a worker, this one included, has held for longer than w.Idle. An entry that has been
+// delivered three times isn't delivered anymore: it stays in the stream, for you to look at.
 func (w Worker) claim() ([]redis.XMessage, error) {
 	ctx := context.Background()
 	entries, _, err := w.Client.XAutoClaim(ctx, &redis.XAutoClaimArgs{

@@ -1,9 +1,9 @@
 // Package redisstreams is the lesson of pkg/broker.go for Redis Streams.
 //
-// Pub/sub, which the demo uses, gives a message to every worker that listens, and keeps nothing. A stream keeps its
-// entries, and a consumer group gives each entry to one worker. What is new for tracing: the fields of an entry are
-// the carrier, one span can stand for a batch, and an entry comes again if its worker died. The commands that read the
-// stream are in entries.go. redisstreams_test.go shows what happens if you miss one of these.
+// Pub/sub, which the demo uses, delivers a message to every listening worker, and stores nothing. A stream stores its
+// entries, and a consumer group delivers each entry to one worker. What is new for tracing: the fields of an entry are
+// the carrier, one span can stand for a batch, and an entry is redelivered if its worker died. The commands that read
+// the stream are in entries.go. redisstreams_test.go shows what happens if you miss one of these.
 package redisstreams
 
 import (
@@ -78,8 +78,8 @@ type Handler func(ctx context.Context, task string) error
 // Receive passes each entry to handle, one at a time, until ctx is canceled. Then it finishes what it has read.
 func (w Worker) Receive(ctx context.Context, handle Handler) error {
 	for ctx.Err() == nil {
-		// These are new entries, and those that a worker has read but not acknowledged, since it died or failed. A
-		// group never gives them to another worker by itself: without XAUTOCLAIM they would wait forever.
+		// These are new entries, and those that a worker has read but not acknowledged, because it died or failed. A
+		// group never hands them to another worker by itself: without XAUTOCLAIM they would wait forever.
 		entries, err := w.next()
 		for _, entry := range entries {
 			// The parent is the producer's span. If the fields are missing or invalid, there is none, and the next span
@@ -116,16 +116,16 @@ func extract(entry redis.XMessage) context.Context {
 	return otel.GetTextMapPropagator().Extract(context.Background(), carrier(entry.Values))
 }
 
-// process makes one span for one or more entries, and acknowledges them unless handle fails. A redelivered entry
-// has the same fields. So each delivery has its own span, and all link to the same producer: in Jaeger you see the
-// tries side by side, in one trace.
+// process makes one span for one or more entries, and acknowledges them unless handle fails. A redelivered entry has
+// the same fields. So each delivery has its own span, and all link to the same producer: in Jaeger you see the attempts
+// side by side, in one trace.
 func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle func(context.Context) error) error {
 	var links []trace.Link
 	var details []attribute.KeyValue
 	deliveries := w.deliveries(entries) // a second delivery has the count 2
 	for _, entry := range entries {
-		// The conventions have no attributes for Redis's delivery count, nor for how long an entry waited in the
-		// stream. These names are our own. They don't begin with messaging., which belongs to the conventions.
+		// The conventions have no attributes for Redis's delivery count, or for how long an entry waited in the stream.
+		// These names are our own. They don't begin with messaging., which belongs to the conventions.
 		details = []attribute.KeyValue{semconv.MessagingMessageID(entry.ID),
 			attribute.Int64("work.delivery_count", deliveries[entry.ID]),
 			attribute.Int64("work.waited_ms", waited(entry).Milliseconds())}
@@ -133,13 +133,13 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 			links = append(links, link) // without this check, an entry without headers would link to nowhere
 		}
 	}
-	// A link is there for a single entry too, beside the parent: that is what the conventions ask for.
+	// A single entry also gets a link, in addition to the parent, as the conventions ask.
 	ctx, span := tracer.Start(ctx, "process "+stream, trace.WithSpanKind(trace.SpanKindConsumer),
 		trace.WithLinks(links...), attributes("process", semconv.MessagingOperationTypeProcess,
 			semconv.MessagingConsumerGroupName(group), semconv.MessagingClientID(w.Name)))
 	defer span.End()
-	// What is true of one entry belongs on its link, and on the span only if there is one entry: then you can search
-	// for it, such as work.delivery_count=2 for second deliveries.
+	// An attribute of one entry belongs on its link, and on the span only if there is just one entry: then you can
+	// search for it, for example for second deliveries with work.delivery_count=2.
 	if len(entries) == 1 {
 		span.SetAttributes(details...)
 	} else {
@@ -147,13 +147,13 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 	}
 	if err := run(ctx, handle); err != nil {
 		slog.ErrorContext(ctx, "process entry", "error", pkg.Fail(span, err))
-		return nil // the entry stays pending, and comes again after w.Idle
+		return nil // the entry stays pending, and is redelivered after w.Idle
 	}
 	return w.acknowledge(entries)
 }
 
 // run calls handle. A panic becomes an error, and an event with the stack. It must not stop the work on the other
-// entries. A span that just ends while the program panics has no error.
+// entries. A span that merely ends during a panic isn't an error.
 func run(ctx context.Context, handle func(context.Context) error) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {

@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { brokertest.Main(m) }
 
-// on runs a test on miniredis, and on the redis-server in the PATH. REQUIRE_REDIS=1 makes it fail where there is none.
+// on runs a test on miniredis, and on the redis-server in the PATH. REQUIRE_REDIS=1 makes it fail if there is none.
 func on(t *testing.T, test func(t *testing.T, connect func(t *testing.T) (client *redis.Client, stop func()))) {
 	for name, start := range map[string]func() (string, func(), error){"miniredis": server.Miniredis, "redis-server": server.Redis} {
 		t.Run(name, func(t *testing.T) {
@@ -92,8 +92,8 @@ func TestSuite(t *testing.T) {
 	})
 }
 
-// A worker takes three entries and dies before it has acknowledged any. The obvious loop, which reads new entries
-// alone, never sees them again.
+// A worker takes three entries and dies before it has acknowledged any. The obvious loop, which reads only new entries,
+// never sees them again.
 func TestTrapEntriesOfADeadWorkerAreNotReadAgain(t *testing.T) {
 	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
 		client, _ := connect(t)
@@ -108,7 +108,7 @@ func TestTrapEntriesOfADeadWorkerAreNotReadAgain(t *testing.T) {
 		}
 		worker := Worker{Client: client, Name: "worker", Idle: 50 * time.Millisecond}
 		if entries, err := worker.read(10); err != nil || len(entries) != 0 {
-			t.Errorf("new entries: %v, %v: this is no trap any more", entries, err)
+			t.Errorf("new entries: %v, %v: this is no longer a trap", entries, err)
 		}
 
 		ctx, cancel := context.WithCancel(t.Context())
@@ -122,14 +122,14 @@ func TestTrapEntriesOfADeadWorkerAreNotReadAgain(t *testing.T) {
 		for i, publish := range brokertest.Named(t, "publish work", 3) {
 			brokertest.LinksTo(t, process[i], publish.SpanContext())
 			if process[i].Parent().SpanID() != publish.SpanContext().SpanID() {
-				t.Error("the second delivery's span is no child of the producer's")
+				t.Error("the second delivery's span is not a child of the producer's")
 			}
 			if got := brokertest.Attribute(process[i], "work.delivery_count"); got != "2" {
 				t.Errorf("the delivery count is %q, want 2", got)
 			}
-			// The dead worker's half second of waiting for more is over, and the entries were in the stream all the time.
+			// The dead worker had waited half a second for more entries, with these in the stream all the time.
 			if ms, err := strconv.Atoi(brokertest.Attribute(process[i], "work.waited_ms")); err != nil || ms < 50 || ms > 30_000 {
-				t.Errorf("it waited %d ms, %v; want 50 at least", ms, err)
+				t.Errorf("it waited %d ms, %v; want at least 50", ms, err)
 			}
 		}
 		if pending, err := client.XPending(t.Context(), stream, group).Result(); err != nil || pending.Count != 0 {
@@ -172,7 +172,7 @@ func TestABatchLinksToEachProducer(t *testing.T) {
 		if pending, err := client.XPending(t.Context(), stream, group).Result(); err != nil || pending.Count != 0 {
 			t.Errorf("%d entries are pending, %v; want none", pending.Count, err)
 		}
-		// A batch that fails comes again, entry by entry.
+		// A failed batch is redelivered, entry by entry.
 		brokertest.Spans.Reset()
 		if err := Publish(t.Context(), client, "make donuts"); err != nil {
 			t.Fatal(err)
@@ -206,7 +206,7 @@ func TestTrapABatchAsAChildLosesTheOtherTraces(t *testing.T) {
 		span.End()
 		other := trace.SpanContextFromContext(extract(entries[1])).TraceID()
 		if recorded := brokertest.Named(t, "process work", 1)[0]; recorded.SpanContext().TraceID() == other || len(recorded.Links()) > 0 {
-			t.Error("the second entry's trace knows of the batch: this is no trap any more")
+			t.Error("the batch's span is in the second entry's trace or has links: this is no longer a trap")
 		}
 	})
 }
@@ -219,12 +219,12 @@ func TestTrapALinkWithAttributesLeadsNowhere(t *testing.T) {
 		trace.LinkFromContext(extract(entry), semconv.MessagingMessageID(entry.ID))))
 	span.End()
 	if links := brokertest.Named(t, "obvious", 1)[0].Links(); len(links) != 1 || links[0].SpanContext.IsValid() {
-		t.Errorf("the links are %v: this is no trap any more", links)
+		t.Errorf("the links are %v: this is no longer a trap", links)
 	}
 	// The suite's "no headers" shows that the lesson's span has none.
 }
 
-// Pub/sub gives a message to both workers, a group to one of them.
+// Pub/sub delivers a message to both workers, a group to only one of them.
 func TestAGroupGivesEachEntryToOneWorker(t *testing.T) {
 	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
 		client, _ := connect(t)
@@ -238,7 +238,7 @@ func TestAGroupGivesEachEntryToOneWorker(t *testing.T) {
 			}
 		}
 		if heard, err := client.Publish(t.Context(), "channel", "make donuts").Result(); err != nil || heard != 2 {
-			t.Errorf("%d workers heard the message, %v; want 2", heard, err)
+			t.Errorf("%d workers received the message, %v; want 2", heard, err)
 		}
 
 		const entries = 20
@@ -264,8 +264,8 @@ func TestAGroupGivesEachEntryToOneWorker(t *testing.T) {
 	})
 }
 
-// The obvious carrier for a map with strings in it is MapCarrier. A copy of the fields is needed for it, and what Inject
-// writes to the copy is lost.
+// The obvious carrier for a map of strings is MapCarrier. But it needs a copy of the fields, and what Inject writes to
+// the copy is lost.
 func TestTrapACopyOfTheFieldsIsLost(t *testing.T) {
 	ctx, span := otel.Tracer("test").Start(t.Context(), "root")
 	defer span.End()
@@ -276,10 +276,10 @@ func TestTrapACopyOfTheFieldsIsLost(t *testing.T) {
 	}
 	otel.GetTextMapPropagator().Inject(ctx, copied)
 	if fields["traceparent"] != nil {
-		t.Error("the copy's headers are in the entry: this is no trap any more")
+		t.Error("the copy's headers are in the entry: this is no longer a trap")
 	}
 	otel.GetTextMapPropagator().Inject(ctx, carrier(fields))
 	if fields["traceparent"] == nil {
-		t.Error("the lesson's carrier has not written traceparent")
+		t.Error("the lesson's carrier didn't write traceparent")
 	}
 }

@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// process is a server in its own process.
+// process is a server that runs as a separate process.
 type process struct {
 	cmd    *exec.Cmd
-	output *bytes.Buffer // to be read when it has ended
+	output *bytes.Buffer // read it only after the process has exited
 	ended  chan struct{}
 }
 
 func start(cmd *exec.Cmd) (*process, error) {
 	p := &process{cmd, &bytes.Buffer{}, make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p.output, p.output
-	cmd.WaitDelay = 5 * time.Second // a child that lives on may hold the output open
+	cmd.WaitDelay = 5 * time.Second // a surviving child may hold the output open
 	dieWithThisProcess(cmd)
 	started := make(chan error)
 	go func() {

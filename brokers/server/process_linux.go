@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// dieWithThisProcess makes the system kill the server when this process is killed, such as a test that takes too long.
+// dieWithThisProcess makes the system kill the server when this process is killed, for example by a test timeout.
 func dieWithThisProcess(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

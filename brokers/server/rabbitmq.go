@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// ErrNoRabbitMQ is returned where there is no RabbitMQ that could be started.
+// ErrNoRabbitMQ is returned if there is no RabbitMQ to start.
 var ErrNoRabbitMQ = errors.New("rabbitmq-server is not in the PATH: install RabbitMQ (on Debian: apt-get install " +
 	"rabbitmq-server), or set RABBITMQ_URL to a server that runs")
 
 // RabbitMQ starts the rabbitmq-server that is in the PATH, with all its files in a temporary folder. It takes a few
 // seconds.
 func RabbitMQ() (url string, stop func(), err error) {
-	// Debian has a wrapper in the PATH, which changes the user. The script itself is here.
+	// On Debian, the one in the PATH is a wrapper that changes the user. The script itself is here.
 	script, err1 := exec.LookPath("/usr/lib/rabbitmq/bin/rabbitmq-server")
 	if err1 != nil {
 		script, err1 = exec.LookPath("rabbitmq-server")
@@ -51,15 +51,15 @@ func RabbitMQ() (url string, stop func(), err error) {
 		"RABBITMQ_NODENAME=demo"+ports[0]+"@localhost",
 		"RABBITMQ_NODE_IP_ADDRESS=127.0.0.1", "RABBITMQ_NODE_PORT="+ports[0], "RABBITMQ_DIST_PORT="+ports[1],
 		"ERL_EPMD_ADDRESS=127.0.0.1", "ERL_EPMD_PORT="+ports[2],
-		// Without this the script stays, as the node's parent. The node gets no input all the same, and ignores Ctrl+C: stop
-		// ends it.
+		// Without this, the script stays as the node's parent. Either way, the node gets no input, ignores Ctrl+C, and
+		// exits only on stop.
 		"RABBITMQ_ALLOW_INPUT=1",
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-noinput +Bi -kernel inet_dist_use_interface {127,0,0,1}",
 		"RABBITMQ_MNESIA_BASE="+filepath.Join(directory, "mnesia"), "RABBITMQ_LOG_BASE="+filepath.Join(directory, "log"),
 		"RABBITMQ_CONFIG_FILE="+config, "RABBITMQ_ENABLED_PLUGINS_FILE="+plugins,
 		"RABBITMQ_PID_FILE="+filepath.Join(directory, "pid"))
 
-	// RabbitMQ would start epmd itself, as a daemon that outlives it. It uses one that runs already.
+	// RabbitMQ would start epmd itself, as a daemon that outlives it. It uses one that is already running.
 	mapper := exec.Command(epmd)
 	mapper.Env = environment
 	m, err := start(mapper)

@@ -37,7 +37,7 @@ func NATS() (url string, stop func(), err error) {
 	return s.ClientURL(), stop, nil
 }
 
-// Kafka starts a fake of Kafka in this process, with the topic `work`.
+// Kafka starts a fake Kafka in this process, with the topic `work`.
 func Kafka() (address string, stop func(), err error) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "work"))
 	if err != nil {
@@ -46,7 +46,7 @@ func Kafka() (address string, stop func(), err error) {
 	return cluster.ListenAddrs()[0], cluster.Close, nil
 }
 
-// Miniredis starts a fake of Redis in this process.
+// Miniredis starts a fake Redis in this process.
 func Miniredis() (url string, stop func(), err error) {
 	s, err := miniredis.Run()
 	if err != nil {

@@ -1,8 +1,8 @@
 // Command client sends requests to the server, one after another. Each request becomes a trace.
 //
-// This is file 1 of 6. A trace is the story of one request through every program it touches. It is a tree of spans: a
-// span is one piece of work, with a name, a start, an end, and the id of its parent span. The trace starts here and
-// leaves over HTTP. Start the demo, open Jaeger on http://localhost:16686, and read on.
+// This is file 1 of 6. A trace is the story of one request, told as a tree of spans. A span is one piece of work, with
+// a name, a start, an end, and the id of its parent span. The trace starts here and leaves over HTTP. Start the demo,
+// open Jaeger on http://localhost:16686, and read on.
 package main
 
 import (
@@ -33,7 +33,7 @@ var tracer = otel.Tracer("otel-demo/cmd/client")
 func main() { pkg.Main(run) }
 
 func run(ctx context.Context) error {
-	var env pkg.Env // reads settings, in pkg/program.go, which holds what any program needs
+	var env pkg.Env // reads settings: see pkg/program.go, which isn't about tracing
 	serverURL := env.URL("SERVER_URL", "http://localhost:8080/hello")
 	requests := env.Uint("REQUESTS", "5")
 	work := env.Duration("WORK_DURATION", "200ms")
@@ -77,8 +77,8 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	start := time.Now()
 	// There is no span in ctx yet, so this one starts a new trace: it is the root. The ctx that Start returns holds the
 	// span. Pass that ctx on, and every span started with it becomes a child. Go's context carries the span from
-	// function to function inside one program. The trace context, which is the ids of the trace and of the parent span,
-	// travels between programs.
+	// function to function inside one program. The trace context, which is the ids of the trace and of the current
+	// span, travels between programs.
 	ctx, span := tracer.Start(ctx, "make request")
 	// A span that is never ended is never exported. Defer End when the span covers the whole function, as here.
 	defer span.End()
@@ -92,7 +92,7 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	}
 	ctx = baggage.ContextWithBaggage(ctx, bag)
 
-	// In Jaeger, this is the gap before the request: time that the client spends on its own work.
+	// In Jaeger, this is the gap before `HTTP GET`: time that the client spends on its own work.
 	pkg.Work(ctx, work)
 
 	status, body, err := get(ctx, client, serverURL)
@@ -101,8 +101,8 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 		// the parent span. If the whole operation has failed, mark that span too, as Fail does below.
 		err = pkg.Error{Type: strconv.Itoa(status), Text: fmt.Sprintf("the server responded %d: %q", status, body)}
 	}
-	// An event is a moment in a span. In Jaeger, open the span and click "Logs". In new code, OpenTelemetry recommends
-	// log records that carry the span's ids. AddEvent continues to work.
+	// An event is a moment in a span. In Jaeger, open the span and click "Logs". For new code, OpenTelemetry prefers
+	// log records with the span's ids. AddEvent continues to work.
 	span.AddEvent("response", trace.WithAttributes(semconv.HTTPResponseBodySize(len(body))))
 	// To open this trace, paste its id from your terminal into Jaeger's search field.
 	fmt.Println(status, span.SpanContext().TraceID(), time.Since(start).Round(time.Millisecond))
@@ -144,7 +144,7 @@ func newClient(work time.Duration) *http.Client {
 	}
 	return &http.Client{
 		Transport: otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithClientTrace(steps)),
-		Timeout:   work + 10*time.Second, // the server also works before it responds
+		Timeout:   work + 10*time.Second, // the server works that long too
 	}
 }
 
@@ -173,11 +173,11 @@ func waitForServer(ctx context.Context, serverURL *url.URL) error {
 	return nil
 }
 
-// exampleError makes a trace that failed. Jaeger shows it in red.
+// exampleError makes a trace that failed. Jaeger gives it a red mark.
 func exampleError(ctx context.Context) {
 	_, span := tracer.Start(ctx, "example error")
 	pkg.Fail(span, pkg.Error{Type: "example", Text: "this error is an example"})
-	span.End() // without defer, when the span covers only part of a function
+	span.End() // you need no defer if nothing can return before
 }
 
 // The request is on its way, and its headers carry the trace context. Next: cmd/server/server.go receives it.

@@ -75,7 +75,7 @@ type server struct {
 
 // newHandler returns the server's routes. otelhttp.NewHandler extracts (reads) the trace context from the request's
 // headers and starts the span `GET /hello` as a child of the client's span. That is how the trace continues. It wraps
-// one route inside the mux, because the span's name is the route, which only the mux knows. /healthz has no span, since
+// one route, inside the mux: only the mux knows the route, which becomes the span's name. /healthz has no span, since
 // it is polled every few seconds.
 func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	s := &server{broker, work}
@@ -105,7 +105,6 @@ func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(status)
 	fmt.Fprintln(w, body)
 	// ctx gives this log line its trace id and span id (see pkg/program.go), so you can find the trace of any line.
-	// This demo only prints log records; OpenTelemetry's Logs API could export them.
 	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start), "result", result)
 }
 

@@ -36,8 +36,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// start returns a Redis that somebody listens on if listen is true, and the server's address. finish stops the server:
-// an answer can arrive before its span has ended.
+// start returns a Redis, with a listener if listen is true, and the server's address. finish stops the server: a
+// response can arrive before its span has ended.
 func start(t *testing.T, listen bool) (redisServer *miniredis.Miniredis, url string, finish func()) {
 	return startWith(t, listen, time.Millisecond)
 }
@@ -82,7 +82,7 @@ func do(t *testing.T, ctx context.Context, client *http.Client, method, url stri
 	return response, string(body)
 }
 
-// tree returns the spans as lines: name, kind, error, each two spaces deeper than its parent.
+// tree returns the spans as lines: name, kind, error, each indented two spaces more than its parent.
 func tree() string {
 	children := map[trace.SpanID][]sdktrace.ReadOnlySpan{}
 	known := map[trace.SpanID]bool{}
@@ -160,7 +160,7 @@ func TestARequestIsOneTrace(t *testing.T) {
         publish client`)
 	for _, span := range spans.Ended() {
 		if id := span.SpanContext().TraceID().String(); id != response.Header.Get("Trace-Id") {
-			t.Errorf("%s is in the trace %s, want that of the header, %s", span.Name(), id, response.Header.Get("Trace-Id"))
+			t.Errorf("%s is in the trace %s, want the header's, %s", span.Name(), id, response.Header.Get("Trace-Id"))
 		}
 		if span.Name() == "handle request" {
 			event := span.Events()[0]
@@ -182,10 +182,10 @@ func TestFailuresAre503AndErrors(t *testing.T) {
 		health, reason := do(t, t.Context(), http.DefaultClient, http.MethodGet, url+"/healthz")
 		finish()
 		if response.StatusCode != 503 || body != "no worker is listening\n" {
-			t.Errorf("/hello answers %d %q", response.StatusCode, body)
+			t.Errorf("/hello responds %d %q", response.StatusCode, body)
 		}
 		if health.StatusCode != 503 || reason != body {
-			t.Errorf("/healthz answers %d %q", health.StatusCode, reason)
+			t.Errorf("/healthz responds %d %q", health.StatusCode, reason)
 		}
 		wantTree(t, failed)
 		wantErrorTypes(t, "no_listener")
@@ -197,22 +197,22 @@ func TestFailuresAre503AndErrors(t *testing.T) {
 		begin := time.Now()
 		response, body := do(t, t.Context(), http.DefaultClient, http.MethodGet, url+"/hello")
 		if took := time.Since(begin); took > 2*time.Second {
-			t.Errorf("/hello took %v, want 2 s at most", took)
+			t.Errorf("/hello took %v, want at most 2 s", took)
 		}
 		health, reason := do(t, t.Context(), http.DefaultClient, http.MethodGet, url+"/healthz")
 		finish()
 		if response.StatusCode != 503 || body != "the message broker is not available\n" || strings.Contains(body, address) {
-			t.Errorf("/hello answers %d %q", response.StatusCode, body)
+			t.Errorf("/hello responds %d %q", response.StatusCode, body)
 		}
 		if health.StatusCode != 503 || reason != body {
-			t.Errorf("/healthz answers %d %q", health.StatusCode, reason)
+			t.Errorf("/healthz responds %d %q", health.StatusCode, reason)
 		}
 		wantTree(t, failed+" error")
 		wantErrorTypes(t, "*net.OpError")
 	})
 }
 
-// A caller that hangs up is no outage of the broker: no span is an error, and the log says what happened.
+// A caller that hangs up is not a broker outage: no span is an error, and the log says what happened.
 func TestACallerThatHangsUpIsNoError(t *testing.T) {
 	var log strings.Builder
 	before := slog.Default()
@@ -236,7 +236,7 @@ func TestACallerThatHangsUpIsNoError(t *testing.T) {
 	<-ended
 	finish() // waits for the handler
 	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("the handler went on for %v", took)
+		t.Errorf("the handler kept running for %v", took)
 	}
 	wantTree(t, "GET /hello server\n  handle request internal")
 	if text := log.String(); !strings.Contains(text, `status=499`) || !strings.Contains(text, `result="the caller hung up"`) || strings.Contains(text, "503") {
@@ -257,7 +257,7 @@ func TestRoutes(t *testing.T) {
 		{http.MethodDelete, "/healthz", 405},
 	} {
 		if response, _ := do(t, t.Context(), http.DefaultClient, want.method, url+want.path); response.StatusCode != want.status {
-			t.Errorf("%s %s answers %d, want %d", want.method, want.path, response.StatusCode, want.status)
+			t.Errorf("%s %s responds %d, want %d", want.method, want.path, response.StatusCode, want.status)
 		}
 	}
 	finish()

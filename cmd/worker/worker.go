@@ -1,7 +1,7 @@
 // Command worker receives the messages that the server publishes, and processes each of them.
 //
-// This is file 4 of 6. The trace continues in another process. In Jaeger, the span `process work` starts just after the
-// message is published, as soon as the worker has a free slot. It may end long after the client got its response.
+// This is file 4 of 6. The trace continues in another process. In Jaeger, the span `process work` starts when the
+// worker takes the message, usually right after it is published. It may end long after the client got its response.
 package main
 
 import (
@@ -44,8 +44,8 @@ func run(ctx context.Context) error {
 	// batch of messages from many traces.
 	broker.NewRoot = processSpan == "root"
 
-	// Receive calls this for each message. It does what otelhttp does in the server: the span `process work` is in ctx,
-	// and if you return an error, that span becomes an error.
+	// Receive calls this for each message. Like otelhttp in the server, Receive puts its span, `process work`, into
+	// ctx. If you return an error, that span becomes an error.
 	handle := func(ctx context.Context, message pkg.Message) error {
 		// The client set this, two hops away. All that the server did for it was to pass ctx on.
 		// Try it: replace `Member("username")` with `Member("Username")` and run `go run -C local . -once -shape`.
@@ -60,8 +60,8 @@ func run(ctx context.Context) error {
 		return nil
 	}
 
-	// On SIGTERM, Receive takes no new messages, finishes those it has within 5 s, and returns. Then the deferred calls
-	// run, last one first: Redis is closed, and then the last spans are exported.
+	// On SIGTERM, Receive takes no new messages, gives those in progress up to 5 s, and returns. Then the deferred
+	// calls run, last one first: Redis is closed, and then the last spans are exported.
 	return broker.Receive(ctx, handle)
 }
 

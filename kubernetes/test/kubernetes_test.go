@@ -1,5 +1,5 @@
-// Package kubernetes has only tests: that `kubectl apply -k .` is what docker-compose.yml is, and that Kubernetes knows
-// every field of it. They need no cluster. What a real one makes of it, local/kubernetes_test.go shows.
+// Package kubernetes has only tests: that `kubectl apply -k .` matches docker-compose.yml, and that Kubernetes knows
+// every field of it. They need no cluster. local/e2e/kubernetes_test.go runs the demo on a real one.
 package kubernetes
 
 import (
@@ -41,8 +41,8 @@ type demo struct {
 	policies  []*networkingv1.NetworkPolicy
 }
 
-// render does what `kubectl kustomize .` does. Each object must be one that the API knows, and have no field that it
-// doesn't.
+// render does what `kubectl kustomize .` does. Each object must be of a kind that the API knows, and have no unknown
+// field.
 func render(t *testing.T) demo {
 	t.Helper()
 	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), root)
@@ -152,10 +152,10 @@ func TestPodsMeetTheStandardThatTheNamespaceEnforces(t *testing.T) {
 			t.Errorf("%s can write to its own files", name)
 		}
 		if links := pod.Spec.EnableServiceLinks; links == nil || *links {
-			t.Errorf("%s: Services set variables in it", name)
+			t.Errorf("%s gets environment variables from Services", name)
 		}
 		if token := pod.Spec.AutomountServiceAccountToken; token == nil || *token {
-			t.Errorf("%s has a token for Kubernetes", name)
+			t.Errorf("%s has a Kubernetes API token", name)
 		}
 	}
 }
@@ -173,7 +173,7 @@ func TestProbesAskForTheirOwnPodOnly(t *testing.T) {
 	for name, pod := range render(t).pods {
 		container := only(t, name, pod)
 		ready, live := container.ReadinessProbe, container.LivenessProbe
-		if name == "client" || name == "worker" { // nobody connects to them
+		if name == "client" || name == "worker" { // nothing connects to them
 			if ready != nil || live != nil {
 				t.Errorf("%s has a probe", name)
 			}
@@ -187,28 +187,28 @@ func TestProbesAskForTheirOwnPodOnly(t *testing.T) {
 		asked := live.TCPSocket
 		if collector {
 			if live.HTTPGet == nil || ready.HTTPGet == nil || ready.HTTPGet.Port != live.HTTPGet.Port {
-				t.Errorf("%s is not asked by its health_check extension", name)
+				t.Errorf("%s is not probed on its health_check extension", name)
 				continue
 			}
 			asked = &corev1.TCPSocketAction{Port: live.HTTPGet.Port}
 		}
 		if asked == nil {
-			t.Errorf("%s is ended for more than that nobody listens", name)
+			t.Errorf("%s can be killed for more than not listening", name)
 			continue
 		}
 		listens := func(p corev1.ContainerPort) bool { return p.ContainerPort == asked.Port.IntVal }
 		if !slices.ContainsFunc(container.Ports, listens) {
-			t.Errorf("%s: the probe asks port %v, which is none of its own", name, asked.Port.IntVal)
+			t.Errorf("%s: the probe uses port %v, which is not one of its own", name, asked.Port.IntVal)
 		}
-		// The server's own check asks for the worker.
+		// The server's own health check includes the worker.
 		if name == "server" && ready.TCPSocket == nil {
-			t.Errorf("%s asks in its readiness probe for more than that it listens", name)
+			t.Errorf("%s: the readiness probe checks more than whether it listens", name)
 		}
 	}
 }
 
-// reach says whether a pod of the namespace, by its app, can connect to a port of another, if policies are enforced. A
-// pod that no policy selects takes everything.
+// reach reports whether a pod of the namespace, by its app, can connect to a port of another, if policies are enforced.
+// A pod that no policy selects accepts everything.
 func (d demo) reach(t *testing.T, from, to string, port int32) bool {
 	t.Helper()
 	matches := func(selector *metav1.LabelSelector, app string) bool {
@@ -237,7 +237,7 @@ func (d demo) reach(t *testing.T, from, to string, port int32) bool {
 	return !selected
 }
 
-// The cluster at hand may not enforce policies, so this reads them.
+// A cluster may not enforce policies, so this test reads them.
 func TestPoliciesLetInOnlyWhatIsNeeded(t *testing.T) {
 	d := render(t)
 	const outside = "" // another namespace
@@ -258,7 +258,7 @@ func TestPoliciesLetInOnlyWhatIsNeeded(t *testing.T) {
 	}
 }
 
-// composeService is what these tests read of a service in docker-compose.yml.
+// composeService is what these tests read from a service in docker-compose.yml.
 type composeService struct {
 	Build       *struct{ Args map[string]string }
 	Image       string
@@ -308,11 +308,11 @@ func TestIsTheComposeFile(t *testing.T) {
 		equal(t, name, "memory limit", container.Resources.Limits.Memory().Value(), limit.Value())
 		equal(t, name, "memory request", container.Resources.Requests.Memory().Value(), limit.Value())
 		if container.Resources.Requests.Cpu().IsZero() {
-			t.Errorf("%s asks for no CPU", name)
+			t.Errorf("%s requests no CPU", name)
 		}
 		if context := pod.Spec.SecurityContext; context != nil && context.RunAsUser != nil && context.RunAsGroup != nil {
 			equal(t, name, "user", fmt.Sprintf("%d:%d", *context.RunAsUser, *context.RunAsGroup), service.User)
-		} else if service.Build == nil && !strings.Contains(image, "opentelemetry-collector") { // whose images name one
+		} else if service.Build == nil && !strings.Contains(image, "opentelemetry-collector") { // whose images set one
 			t.Errorf("%s: no user and group", name)
 		}
 		files, memory := mounts(t, name, pod, d)
@@ -344,7 +344,7 @@ func read(t *testing.T, file string) string {
 	return string(content)
 }
 
-// environment returns what a container's environment is beyond what tells it where it runs.
+// environment returns a container's environment, except for what tells it where it runs.
 func environment(t *testing.T, name string, container corev1.Container) map[string]string {
 	t.Helper()
 	all, fields := map[string]string{}, map[string]string{}
@@ -364,12 +364,12 @@ func environment(t *testing.T, name string, container corev1.Container) map[stri
 		}
 	}
 	if traced := slices.Contains([]string{"client", "server", "worker"}, name); traced != (len(fields) == 5) {
-		t.Errorf("%s knows of where it runs: %v", name, fields)
+		t.Errorf("%s: the fields about where it runs are %v", name, fields)
 	}
 	return all
 }
 
-// mounts returns the files that a container sees, by path, and the folders in memory.
+// mounts returns the files that a container sees, by path, and its in-memory folders.
 func mounts(t *testing.T, name string, pod corev1.PodTemplateSpec, d demo) (files map[string]string, memory []string) {
 	t.Helper()
 	files = map[string]string{}
@@ -382,7 +382,7 @@ func mounts(t *testing.T, name string, pod corev1.PodTemplateSpec, d demo) (file
 			case volume.ConfigMap != nil && mount.ReadOnly:
 				files[mount.MountPath] = d.configs[volume.ConfigMap.Name].Data[mount.SubPath]
 			default:
-				t.Errorf("%s: the volume %s is neither memory nor a config that is read only", name, volume.Name)
+				t.Errorf("%s: the volume %s is neither in memory nor a read-only config", name, volume.Name)
 			}
 		}
 	}
@@ -399,7 +399,7 @@ func (d demo) serves(t *testing.T, who, name, port string) {
 	}
 }
 
-// Whoever names a host and a port finds a Service; and all that an agent listens on can be reached.
+// Each host and port that a pod or a config names is a Service, and every port that an agent listens on can be reached.
 func TestEachAddressIsAService(t *testing.T) {
 	d := render(t)
 	texts := map[string]string{}
@@ -412,7 +412,7 @@ func TestEachAddressIsAService(t *testing.T) {
 		for file, content := range config.Data {
 			texts[name] = regexp.MustCompile(`(?m)#.*$`).ReplaceAllString(content, "")
 			for _, own := range regexp.MustCompile(`0\.0\.0\.0:(\d+)`).FindAllStringSubmatch(content, -1) {
-				if own[1] != "13133" { // health_check: only probes ask, and they ask the pod
+				if own[1] != "13133" { // health_check: only probes use it, and they connect to the pod
 					d.serves(t, file, strings.TrimSuffix(file, "-config.yaml"), own[1])
 				}
 			}
@@ -438,26 +438,26 @@ func TestTheHashOfAConfigIsPartOfItsName(t *testing.T) {
 	}
 }
 
-// How pods find each other, move and end, so that no span is lost. That it works, local/kubernetes_test.go shows.
+// How pods find each other, move and stop without losing a span. local/e2e/kubernetes_test.go shows that it works.
 func TestPodsEndAndMoveSoThatNoSpanIsLost(t *testing.T) {
 	d := render(t)
 	if service := d.services["otel-agent"]; service.Spec.InternalTrafficPolicy == nil ||
 		*service.Spec.InternalTrafficPolicy != corev1.ServiceInternalTrafficPolicyLocal {
-		t.Error("the agent's Service leads to other nodes")
+		t.Error("the agent's Service routes to other nodes")
 	}
 	if d.services["otel-collector"].Spec.ClusterIP == corev1.ClusterIPNone {
-		t.Error("the collector's Service has no address of its own: HTTP takes the first of several")
+		t.Error("the collector's Service has no address: HTTP uses only the first of several")
 	}
 	if args := fmt.Sprint(d.pods["otel-agent"].Spec.Containers[0].Args); !strings.Contains(args, "otlp_http.disable_keep_alives=true") {
 		t.Error("an agent keeps its connections: all its spans would go to one collector")
 	}
 	agent := d.objects["daemonset/otel-agent"].(*appsv1.DaemonSet).Spec.UpdateStrategy.RollingUpdate
 	if agent == nil || agent.MaxSurge.String() != "1" || agent.MaxUnavailable.String() != "0" {
-		t.Error("an agent ends before the next one is ready")
+		t.Error("an agent stops before the next one is ready")
 	}
 	for _, name := range []string{"worker", "redis", "jaeger", "zipkin"} {
 		if d.deployment(name).Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
-			t.Errorf("a rollout makes two of %s", name)
+			t.Errorf("a rollout runs two of %s", name)
 		}
 	}
 	for _, name := range []string{"server", "otel-collector"} {
@@ -466,7 +466,7 @@ func TestPodsEndAndMoveSoThatNoSpanIsLost(t *testing.T) {
 			t.Errorf("%s has no budget of one", name)
 		}
 		if n := d.deployment(name).Spec.Replicas; n == nil || *n < 2 || len(d.pods[name].Spec.TopologySpreadConstraints) == 0 {
-			t.Errorf("%s is not on several nodes", name)
+			t.Errorf("%s is not spread over several nodes", name)
 		}
 	}
 	for _, name := range []string{"server", "worker", "otel-collector"} {
@@ -479,21 +479,21 @@ func TestPodsEndAndMoveSoThatNoSpanIsLost(t *testing.T) {
 		}
 	}
 
-	// The agent goes on until the server has ended, the collector longer than the agent, and each has time left to send
-	// what it holds.
+	// The agent keeps running until the server has stopped, the collector longer than the agent, and each has time left
+	// to send what it holds.
 	server, agents, collector := ends(d.pods["server"]), ends(d.pods["otel-agent"]), ends(d.pods["otel-collector"])
 	const serverNeeds = 4 + 4 // seconds for its requests and for its last spans, see pkg/program.go and pkg/tracer.go
 	if worker := ends(d.pods["worker"]); worker.ended < 10 {
-		t.Errorf("the worker's end: %+v", worker)
+		t.Errorf("the worker's shutdown: %+v", worker)
 	}
 	if server.goesOn < 5 || server.goesOn+serverNeeds >= server.ended {
-		t.Errorf("the server's end: %+v", server)
+		t.Errorf("the server's shutdown: %+v", server)
 	}
 	if agents.goesOn <= server.goesOn+serverNeeds || agents.goesOn >= agents.ended {
-		t.Errorf("the agent's end: %+v", agents)
+		t.Errorf("the agent's shutdown: %+v", agents)
 	}
 	if collector.goesOn <= agents.goesOn || collector.goesOn >= collector.ended || collector.ended <= agents.ended {
-		t.Errorf("the collector's end: %+v", collector)
+		t.Errorf("the collector's shutdown: %+v", collector)
 	}
 }
 
@@ -501,7 +501,7 @@ func (d demo) deployment(name string) *appsv1.Deployment {
 	return d.objects["deployment/"+name].(*appsv1.Deployment)
 }
 
-// end is when a pod that is to end is told so, and when it is killed, in seconds.
+// end is when a pod that should stop is told to, and when it is killed, in seconds.
 type end struct{ goesOn, ended int64 }
 
 func ends(pod corev1.PodTemplateSpec) end {

@@ -1,5 +1,5 @@
-// Command collector is the collector with the core distribution's components, as the image otel/opentelemetry-collector
-// has them. The runner builds and starts it.
+// Command collector is the collector with the core distribution's components, like the image
+// otel/opentelemetry-collector. The runner builds and starts it.
 package main
 
 import "otel-demo/local/collector/components"

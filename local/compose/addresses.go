@@ -19,26 +19,26 @@ import (
 // Addresses gives each port of each service an address on this machine, the same for as long as the demo runs. In
 // compose, each service is its own host; here all share one, so `otel-agent:4317` becomes `127.0.0.1:21234`.
 //
-// A port is held from when it is given until its service starts: no other program on this machine can take it meanwhile.
+// A port is held from its assignment until its service starts, so that no other program on this machine can take it.
 type Addresses struct {
 	services []string        // the names that are hosts
-	fixed    map[string]bool // services in the runner: they serve the ports that they have already, and no other
-	several  map[string]int  // services of which there are several: a name would have to be several addresses
-	of       map[Port]string // what was given out
+	fixed    map[string]bool // services in the runner, which have fixed ports and get no others
+	several  map[string]int  // services with several instances, whose name would need several addresses
+	of       map[Port]string // the assigned addresses
 	held     map[Port]net.Listener
-	dialled  map[Port][]string // ports that another service than its own was told of, and which service was
-	redisURL string            // REDIS_URL of the user, if set: it takes the place of every redis:// URL of a service
+	dialled  map[Port][]string // ports whose addresses other services are given, and which services
+	redisURL string            // the user's REDIS_URL, if set: it replaces every redis:// URL of a service
 }
 
 // Port is one port of a container.
 type Port struct {
 	Service  string
-	Instance int // 0, unless there are several
+	Instance int // 0 unless there are several
 	Number   int
 }
 
 // NewAddresses holds the published ports under their own numbers, or under free ones, and those of the services in the
-// runner. If redisURL isn't empty, it is the project's Redis. The caller releases all in the end.
+// runner. If redisURL isn't empty, it is the project's Redis. The caller must call Release in the end.
 func NewAddresses(project *types.Project, freePorts bool, redisURL string) (*Addresses, error) {
 	a := &Addresses{
 		services: project.ServiceNames(),
@@ -93,7 +93,7 @@ func (a *Addresses) add(service types.ServiceConfig, freePorts bool) error {
 	return nil
 }
 
-// redisAddress returns where a Redis is that is there already.
+// redisAddress returns the address of an existing Redis.
 func redisAddress(redisURL string) (string, error) {
 	u, err := url.Parse(redisURL)
 	if err != nil || u.Hostname() == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
@@ -102,7 +102,7 @@ func redisAddress(redisURL string) (string, error) {
 	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), defaultPorts[u.Scheme])), nil
 }
 
-// Get returns the address of a port, and gives it one if it has none yet.
+// Get returns the address of a port, and assigns one if it has none yet.
 func (a *Addresses) Get(p Port) (string, error) {
 	if address, ok := a.of[p]; ok {
 		return address, nil
@@ -118,10 +118,10 @@ func (a *Addresses) Get(p Port) (string, error) {
 	return a.of[p], nil
 }
 
-// All returns what was given out.
+// All returns all assigned addresses.
 func (a *Addresses) All() map[Port]string { return maps.Clone(a.of) }
 
-// Dialled returns the ports of a service that another one was told of.
+// Dialled returns the ports of a service whose addresses other services are given.
 func (a *Addresses) Dialled(service string) (ports []Port) {
 	for p := range a.dialled {
 		if p.Service == service {
@@ -131,17 +131,17 @@ func (a *Addresses) Dialled(service string) (ports []Port) {
 	return ports
 }
 
-// DialledBy says whether such a service was told of a port of another.
-func (a *Addresses) DialledBy(service string, such func(owner string) bool) bool {
+// DialledBy reports whether any service that matches is given the address of one of service's ports.
+func (a *Addresses) DialledBy(service string, match func(owner string) bool) bool {
 	for p, owners := range a.dialled {
-		if p.Service == service && slices.ContainsFunc(owners, such) {
+		if p.Service == service && slices.ContainsFunc(owners, match) {
 			return true
 		}
 	}
 	return false
 }
 
-// Listen returns the listener that holds a port, or a new one if the service has had it before.
+// Listen returns the listener that holds a port, or a new one if the service has already had it.
 func (a *Addresses) Listen(p Port) (net.Listener, error) {
 	if listener, ok := a.held[p]; ok {
 		delete(a.held, p)
@@ -150,7 +150,7 @@ func (a *Addresses) Listen(p Port) (net.Listener, error) {
 	return net.Listen("tcp", a.of[p])
 }
 
-// ReleaseFor lets go of the ports of one instance of a service, which listens on them from now on.
+// ReleaseFor releases the ports of one instance of a service, so that it can listen on them.
 func (a *Addresses) ReleaseFor(service string, instance int) {
 	for p, listener := range a.held {
 		if p.Service == service && p.Instance == instance {
@@ -160,24 +160,24 @@ func (a *Addresses) ReleaseFor(service string, instance int) {
 	}
 }
 
-// Release lets go of all ports that are still held.
+// Release releases all ports that are still held.
 func (a *Addresses) Release() {
 	for p := range a.held {
 		a.ReleaseFor(p.Service, p.Instance)
 	}
 }
 
-// FreePorts is where free ports are sought: from the first, up to the second. They are below those that systems give to
+// FreePorts is the range of free ports: from the first, up to the second. They are below those that systems use for
 // outgoing connections. Otherwise a port could be taken while its service is stopped, and a program that dials a stopped
-// service could even be connected to itself. For the same reason, a test that starts runners uses ports above theirs.
+// service could even connect to itself. For the same reason, a test that starts runners uses ports above theirs.
 var FreePorts = [2]int{20000, 26000}
 
 var (
 	givenMu sync.Mutex
-	given   = map[int]bool{} // by any demo of this process
+	given   = map[int]bool{} // to any demo of this process
 )
 
-// ListenOnFree listens on a free port that no demo of this process was given before.
+// ListenOnFree listens on a free port that no demo of this process has been given before.
 func ListenOnFree() (net.Listener, error) {
 	givenMu.Lock()
 	defer givenMu.Unlock()
@@ -197,18 +197,18 @@ func ListenOnFree() (net.Listener, error) {
 const hostPattern = `\[[0-9a-fA-F:]*\]|[A-Za-z0-9_.-]+`
 
 var (
-	// what stands before the host, the scheme in it, host, port, path
+	// what precedes the host, the scheme in it, host, port, path
 	urlPattern = regexp.MustCompile(`(([a-z][a-z0-9+.]*)://(?:[^\s/@,]*@)?)(` + hostPattern + `)(?::(\d+))?(/\S*)?`)
-	// what stands before, host (none in `:8080`), port
+	// what precedes the host, host (empty in `:8080`), port
 	hostPortPattern = regexp.MustCompile(`(^|[\s,="'])(` + hostPattern + `|):(\d{1,5})\b`)
 	loneHostPort    = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]*:\d{1,5}$`)
 	defaultPorts    = map[string]string{"http": "80", "https": "443", "redis": "6379", "rediss": "6379"}
 	ownHosts        = []string{"", "0.0.0.0", "127.0.0.1", "localhost", "[::]", "[::1]"}
 )
 
-// InText replaces every host and port of the demo in a text that belongs to one instance of a service: a value of its
-// environment, an argument, a scalar of its YAML. A host name that no service has is an error, unless it
-// has a dot or is an IP address: then it is outside.
+// InText replaces every host and port of the demo in a text that belongs to one instance of a service: an environment
+// value, an argument, or a scalar in its YAML. A host name that no service has is an error, unless it has a dot or is
+// an IP address: then it is outside the demo.
 func (a *Addresses) InText(owner string, instance int, text string) (string, error) {
 	var firstErr error
 	mapped := func(host, number string) (string, bool) {
@@ -257,7 +257,7 @@ func (a *Addresses) InText(owner string, instance int, text string) (string, err
 	return text, firstErr
 }
 
-// lookUp returns the address for a host and a port as one instance of a service sees them, and whether it has one.
+// lookUp returns the address for a host and a port as one instance of a service sees them, and whether there is one.
 func (a *Addresses) lookUp(owner string, instance int, host, number string) (string, bool, error) {
 	n, err := strconv.Atoi(number)
 	if err != nil {
@@ -270,8 +270,8 @@ func (a *Addresses) lookUp(owner string, instance int, host, number string) (str
 	case !slices.Contains(a.services, host):
 		return "", false, nil
 	case a.several[host] > 1:
-		return "", false, fmt.Errorf("%s:%d: there are %d of service %s, and the runner has no name for all of them",
-			host, n, a.several[host], host)
+		return "", false, fmt.Errorf("%s:%d: service %s has %d instances, and the runner has no name for all of them",
+			host, n, host, a.several[host])
 	}
 	p := Port{host, 0, n}
 	if host != owner {
@@ -281,7 +281,7 @@ func (a *Addresses) lookUp(owner string, instance int, host, number string) (str
 	return address, true, err
 }
 
-// replaceGroups replaces each match by what replace returns for it and its groups.
+// replaceGroups replaces each match with what replace returns for it and its groups.
 func replaceGroups(re *regexp.Regexp, text string, replace func(groups []string) string) string {
 	return re.ReplaceAllStringFunc(text, func(match string) string {
 		return replace(re.FindStringSubmatch(match))

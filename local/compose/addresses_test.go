@@ -7,7 +7,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// A port that was given to a service is nobody else's until the service listens.
+// A port assigned to a service stays reserved until the service listens.
 func TestPortsAreHeldUntilTheirServiceStarts(t *testing.T) {
 	a, err := NewAddresses(&types.Project{Services: services("one", "two")}, false, "")
 	if err != nil {
@@ -33,7 +33,7 @@ func TestPortsAreHeldUntilTheirServiceStarts(t *testing.T) {
 		}
 	}
 	if listener, err := a.Listen(Port{"two", 0, 80}); err != nil || listener.Addr().String() != two {
-		t.Errorf("two can't listen on its own port: %v", err)
+		t.Errorf("service two can't listen on its own port: %v", err)
 	} else {
 		listener.Close()
 	}

@@ -11,15 +11,15 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// exceptions from the policy, each with its reason. One that nothing needs is an error.
-// There is none now; this is what one looks like:
+// exceptions to the policy, each with its reason. An unneeded one is an error.
+// There is none now; one would look like this:
 //
 //	"recipes/NAME/docker-compose.yml SERVICE read-only root": "it keeps its database there",
 var exceptions = map[string]string{}
 
 var secretName = regexp.MustCompile(`(?i)password|passwd|secret|token|credential|api_?key|private_?key`)
 
-// breaches returns what a service does against the policy, as rule and finding.
+// breaches returns how a service violates the policy, as rule and finding.
 func breaches(service types.ServiceConfig, dockerfile string) map[string]string {
 	found := map[string]string{}
 	check := func(ok bool, rule, finding string) {
@@ -30,9 +30,9 @@ func breaches(service types.ServiceConfig, dockerfile string) map[string]string 
 	for _, p := range service.Ports {
 		check(p.HostIP == "127.0.0.1", "ports on 127.0.0.1 only", p.HostIP+":"+p.Published)
 	}
-	check(service.NetworkMode == "" && service.Pid == "" && service.Ipc == "" && service.UserNSMode == "", "namespaces of its own", service.NetworkMode)
+	check(service.NetworkMode == "" && service.Pid == "" && service.Ipc == "" && service.UserNSMode == "", "its own namespaces", service.NetworkMode)
 
-	// Without a user of its own, a service has that of its image. The Dockerfile's last one is distroless nonroot.
+	// Without its own user, a service has its image's. The Dockerfile's last one is distroless nonroot.
 	user, _, _ := strings.Cut(service.User, ":")
 	if user == "" && service.Build != nil && strings.Contains(dockerfile, ":nonroot\n") {
 		user = "nonroot"
@@ -49,7 +49,7 @@ func breaches(service types.ServiceConfig, dockerfile string) map[string]string 
 	check(service.MemLimit > 0 || service.Deploy != nil && service.Deploy.Resources.Limits != nil && service.Deploy.Resources.Limits.MemoryBytes > 0,
 		"memory limit", "")
 
-	// A client makes its requests and ends; a service whose command is `true` has ended already.
+	// A client makes its requests and exits; a service whose command is `true` exits at once.
 	ends := service.Build != nil && *service.Build.Args["CMD"] == "client" || slices.Equal(service.Command, []string{"true"})
 	check(ends == (service.Restart == ""), "restarts if it dies", service.Restart)
 
@@ -58,7 +58,7 @@ func breaches(service types.ServiceConfig, dockerfile string) map[string]string 
 	}
 	for name, value := range service.Environment {
 		if value == nil {
-			continue // it comes from whoever starts it
+			continue // set by whoever starts it
 		}
 		check(!secretName.MatchString(name) || *value == "", "no secret", name)
 		check(!regexp.MustCompile(`://[^/\s]*@`).MatchString(*value), "no secret", name)
@@ -69,7 +69,7 @@ func breaches(service types.ServiceConfig, dockerfile string) map[string]string 
 	return found
 }
 
-// hasVersion says whether an image's tag is there, and isn't latest.
+// hasVersion reports whether an image has a tag other than latest.
 func hasVersion(image string) bool {
 	_, tag, _ := strings.Cut(image[strings.LastIndex(image, "/")+1:], ":")
 	return tag != "" && !strings.Contains(tag, "latest")
@@ -111,7 +111,7 @@ func TestComposePolicy(t *testing.T) {
 				key := name + " " + service.Name + " " + rule
 				needed[key] = true
 				if exceptions[key] == "" {
-					t.Errorf("%s: services.%s: %s: %q; make it so, or give the reason in exceptions", name, service.Name, rule, finding)
+					t.Errorf("%s: services.%s: %s: %q; fix it, or give the reason in exceptions", name, service.Name, rule, finding)
 				}
 			}
 		}

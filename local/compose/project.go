@@ -1,5 +1,5 @@
-// Package compose reads docker-compose.yml and its overlays, refuses what the runner can't serve, and finds the addresses
-// of this machine that take the place of the services' host names.
+// Package compose reads docker-compose.yml and its overlays, refuses what the runner doesn't support, and finds the
+// addresses on this machine that replace the services' host names.
 package compose
 
 import (
@@ -16,10 +16,10 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// File is what every run starts from; overlays are merged into it.
+// File is the compose file that every run starts from; overlays are merged into it.
 const File = "docker-compose.yml"
 
-// FindRoot returns the project's root: the folder of docker-compose.yml. `go run -C local .` starts in the one below it.
+// FindRoot returns the project's root, where docker-compose.yml is. `go run -C local .` starts one level below it.
 func FindRoot() (string, error) {
 	here, err := os.Getwd()
 	if err != nil {
@@ -48,9 +48,9 @@ func RecipeFile(root, recipe string) (string, error) {
 	return file, nil
 }
 
-// Recipes lists what -recipe takes.
+// Recipes lists the values that -recipe takes.
 func Recipes(root string) []string {
-	files, _ := filepath.Glob(filepath.Join(root, "recipes", "*", "docker-compose*.yml")) // the pattern is a good one
+	files, _ := filepath.Glob(filepath.Join(root, "recipes", "*", "docker-compose*.yml")) // the pattern is valid
 	var names []string
 	for _, file := range files {
 		name := filepath.Base(filepath.Dir(file))
@@ -64,8 +64,8 @@ func Recipes(root string) []string {
 	return names
 }
 
-// Load reads and merges the compose files as Compose does, and refuses what the runner can't serve.
-// Relative paths are from root.
+// Load reads and merges the compose files as Compose does, and refuses what the runner doesn't support. Relative paths
+// are relative to root.
 func Load(ctx context.Context, root string, files []string) (*types.Project, error) {
 	var paths []string
 	for _, file := range files {
@@ -92,12 +92,12 @@ func Load(ctx context.Context, root string, files []string) (*types.Project, err
 	if o, err = options(); err != nil {
 		return nil, err
 	}
-	// The same as a tree of what is set, with no zero values: so that nothing that someone wrote is overlooked.
+	// The same as a tree of what is set, without zero values, so that no setting in the files is overlooked.
 	model, err := o.LoadModel(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("compose: %w", err)
 	}
-	// A service with `scale: 0` is left out, and what depends on it no longer does. Compose does the same.
+	// A service with `scale: 0` is left out, and services that depend on it no longer do, as in Compose.
 	for name, service := range project.Services {
 		if service.GetScale() == 0 {
 			project = project.WithServicesDisabled(name)
@@ -109,7 +109,7 @@ func Load(ctx context.Context, root string, files []string) (*types.Project, err
 	return project, checkSettings(model, project)
 }
 
-// StartOrder sorts the services so that each comes after those that it depends on. Compose has refused cycles already.
+// StartOrder sorts the services so that each comes after those that it depends on. Compose has already refused cycles.
 // The order is the same in every run.
 func StartOrder(project *types.Project) []string {
 	var order []string
@@ -135,7 +135,7 @@ func StartOrder(project *types.Project) []string {
 	return order
 }
 
-// ViewerAddress returns where the viewer is that takes the place of the project's backends, by their published ports.
+// ViewerAddress returns the address of the viewer that replaces the project's backends, by their published ports.
 func ViewerAddress(ctx context.Context, root string, files []string) (string, error) {
 	project, err := Load(ctx, root, files)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// Each setting in the lists is one that compose has. A misspelt one would serve nothing.
+// Compose has each setting in the lists. A misspelled one would have no effect.
 func TestTheListsNameRealSettings(t *testing.T) {
 	var names []string
 	var collect func(reflect.Type)
@@ -26,7 +26,7 @@ func TestTheListsNameRealSettings(t *testing.T) {
 		}
 	}
 	collect(reflect.TypeFor[types.ServiceConfig]())
-	lists := slices.Concat(leftAside, servedForAll)
+	lists := slices.Concat(ignored, supportedForAll)
 	for _, kind := range kinds {
 		lists = append(lists, kind.settings...)
 	}
@@ -37,7 +37,7 @@ func TestTheListsNameRealSettings(t *testing.T) {
 		}
 	}
 	if len(names) < 90 {
-		t.Errorf("compose has %d settings, which is too few to be all", len(names))
+		t.Errorf("compose has %d settings, too few to be all of them", len(names))
 	}
 }
 
@@ -128,7 +128,7 @@ service: {telemetry: {metrics: {readers: [{pull: {exporter: {prometheus: {host: 
 	}
 }
 
-// services are programs of these names.
+// services returns programs with these names.
 func services(names ...string) types.Services {
 	all := types.Services{}
 	for _, name := range names {

@@ -12,30 +12,30 @@ import (
 	"otel-demo/local/trace"
 )
 
-// Kind says how the runner serves a service.
+// Kind is how the runner runs a service.
 type Kind string
 
 const (
-	Program    Kind = "program"    // built from this project, a process
-	Collector  Kind = "collector"  // a real one, a process
+	Program    Kind = "program"    // a process, built from this project
+	Collector  Kind = "collector"  // a process, a real collector
 	Redis      Kind = "redis"      // miniredis in the runner, or the server at REDIS_URL
 	Jaeger     Kind = "jaeger"     // the viewer in the runner
-	Zipkin     Kind = "zipkin"     // the same viewer, its other side
+	Zipkin     Kind = "zipkin"     // the other side of the same viewer
 	Prometheus Kind = "prometheus" // the program of that name on the PATH, if there is one
-	Nothing    Kind = "nothing"    // `command: ["true"]`, which ends at once: it only mounts a volume
+	Nothing    Kind = "nothing"    // `command: ["true"]`, which exits immediately: it only mounts a volume
 )
 
-// The collectors' images. Each is built from the folder in local/ of the same components.
+// The collectors' images. For each, the runner builds the folder in local/ with the same components.
 const (
 	CollectorImage = "otel/opentelemetry-collector"
 	ContribImage   = "otel/opentelemetry-collector-contrib"
 )
 
-// collectorVersion is that of the modules in go.mod, and so must be the images'.
+// collectorVersion is the version of the modules in go.mod. The images must have the same.
 const collectorVersion = "0.158.0"
 
-// kinds says for each kind which images it stands for, which settings it does what they say (a setting covers all below
-// it), which ports it has if it runs in the runner, and what values it refuses. How it runs is in package stack.
+// kinds gives for each kind the images that it stands in for, the settings that it supports (a setting covers all below
+// it), its ports if it runs in the runner, and a check for the values that it refuses. Package stack runs it.
 var kinds = map[Kind]struct {
 	images   []string // names without the tag
 	settings []string
@@ -76,7 +76,7 @@ var kinds = map[Kind]struct {
 	Nothing: {settings: []string{"image", "command", "volumes"}},
 }
 
-// KindOf returns how a service is served, or an error that names the service and what it wants.
+// KindOf returns a service's kind, or an error that names the service and its image.
 func KindOf(service types.ServiceConfig) (Kind, error) {
 	if service.Build != nil {
 		return Program, nil
@@ -92,36 +92,38 @@ func KindOf(service types.ServiceConfig) (Kind, error) {
 		all = append(all, of.images...)
 	}
 	slices.Sort(all)
-	return "", fmt.Errorf("services.%s: image %q: the runner has no stand-in for it; it has for %s, and builds what has `build`",
+	return "", fmt.Errorf("services.%s: image %q: the runner has no stand-in for it; "+
+		"it has stand-ins for %s, and builds services that have `build`",
 		service.Name, service.Image, strings.Join(all, ", "))
 }
 
-// ImageName returns the name of a service's image, without tag and digest.
+// ImageName returns the name of a service's image, without tag or digest.
 func ImageName(service types.ServiceConfig) string {
 	name, _, _ := strings.Cut(service.Image, "@")
 	name, _, _ = strings.Cut(name, ":")
 	return name
 }
 
-// leftAside are the settings that only confine or house a container. A process on your machine has no use for them.
-var leftAside = []string{
+// ignored are the settings that only confine or place a container. A process on your machine has no use for them.
+var ignored = []string{
 	"blkio_config", "cap_drop", "cpus", "cpu_count", "cpu_percent", "cpu_period", "cpu_quota", "cpu_rt_period",
 	"cpu_rt_runtime", "cpu_shares", "cpuset", "deploy.resources", "expose", "init", "logging", "mem_limit",
 	"mem_reservation", "mem_swappiness", "memswap_limit", "pids_limit", "read_only", "security_opt", "ulimits", "user",
-	"restart",          // the runner stops instead, and names what died
+	"restart",          // the runner stops instead, and names what exited
 	"networks.default", // every service of a file is in it
 }
 
-// servedForAll are those that are served alike for all.
-var servedForAll = []string{"depends_on.*.condition", "depends_on.*.required", "deploy.replicas", "profiles", "scale",
-	"stop_grace_period"}
+// supportedForAll are the settings that are supported in the same way for all kinds.
+var supportedForAll = []string{"depends_on.*.condition", "depends_on.*.required", "deploy.replicas", "profiles",
+	"scale", "stop_grace_period"}
 
-// servedOutside are those outside of services. Each volume is a separate folder, wherever Docker would keep it.
-var servedOutside = []string{"name", "networks.default.name", "volumes.*.name", "volumes.*.driver", "volumes.*.driver_opts"}
+// supportedOutside are those outside of services. Each volume is a separate folder, wherever Docker would keep it.
+var supportedOutside = []string{"name", "networks.default.name", "volumes.*.name", "volumes.*.driver",
+	"volumes.*.driver_opts"}
 
-// checkSettings refuses what the runner neither serves nor may leave aside. None is dropped silently: it looks at all
-// that the merged files set, and an unknown setting is one that is in none of the lists above. Keys that begin with `x-`
-// are the author's own.
+// checkSettings refuses settings that the runner neither supports nor may ignore. No setting is dropped silently: it
+// checks everything that the merged files set, and refuses what is in none of the lists above. Keys that begin with
+// `x-` are the author's own.
 func checkSettings(model map[string]any, project *types.Project) error {
 	outside := make(map[string]any, len(model))
 	for key, value := range model {
@@ -129,8 +131,8 @@ func checkSettings(model map[string]any, project *types.Project) error {
 			outside[key] = value
 		}
 	}
-	if unknown := firstUnknown(outside, servedOutside); unknown != "" {
-		return fmt.Errorf("%s: the runner can't serve this setting", unknown)
+	if unknown := firstUnknown(outside, supportedOutside); unknown != "" {
+		return fmt.Errorf("%s: the runner doesn't support this setting", unknown)
 	}
 	services, _ := model["services"].(map[string]any)
 	for _, name := range project.ServiceNames() {
@@ -139,9 +141,9 @@ func checkSettings(model map[string]any, project *types.Project) error {
 		if err != nil {
 			return err
 		}
-		known := slices.Concat(leftAside, servedForAll, kinds[kind].settings)
+		known := slices.Concat(ignored, supportedForAll, kinds[kind].settings)
 		if unknown := firstUnknown(services[name], known); unknown != "" {
-			return fmt.Errorf("services.%s.%s: the runner can't serve this setting for a %s", name, unknown, kind)
+			return fmt.Errorf("services.%s.%s: the runner doesn't support this setting for a %s", name, unknown, kind)
 		}
 		if err := checkValues(service, kind); err != nil {
 			return fmt.Errorf("services.%s.%w", name, err)
@@ -150,7 +152,7 @@ func checkSettings(model map[string]any, project *types.Project) error {
 	return nil
 }
 
-// firstUnknown returns the path of the first value in a tree that is set and that no pattern covers, or "".
+// firstUnknown returns the path of the first value in a tree that is set but that no pattern covers, or "".
 func firstUnknown(tree any, known []string) string {
 	var walk func(path []string, node any) string
 	walk = func(path []string, node any) string {
@@ -169,7 +171,7 @@ func firstUnknown(tree any, known []string) string {
 			}
 			return ""
 		case []any:
-			// Merged files have their variables and arguments as NAME=VALUE.
+			// In merged files, variables and arguments are NAME=VALUE.
 			for _, item := range node {
 				name, _, ok := strings.Cut(fmt.Sprint(item), "=")
 				if !ok {
@@ -190,7 +192,7 @@ func firstUnknown(tree any, known []string) string {
 	return walk(nil, tree)
 }
 
-// covered says whether a pattern is a prefix of the path. `*` stands for any one name.
+// covered reports whether a pattern is a prefix of the path. `*` matches any one name.
 func covered(path, patterns []string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool {
 		names := strings.Split(pattern, ".")
@@ -206,22 +208,22 @@ func covered(path, patterns []string) bool {
 	})
 }
 
-// checkValues refuses values that the runner can't serve, of settings that it can. Its errors begin with the setting.
+// checkValues refuses unsupported values of supported settings. Its errors begin with the setting.
 func checkValues(service types.ServiceConfig, kind Kind) error {
 	for _, port := range service.Ports {
 		if port.Protocol != "" && port.Protocol != "tcp" {
-			return fmt.Errorf("ports: %s: the runner can serve tcp only", port.Protocol)
+			return fmt.Errorf("ports: %s: the runner supports only tcp", port.Protocol)
 		}
 	}
 	for _, volume := range service.Volumes {
 		switch volume.Type {
 		case types.VolumeTypeBind, types.VolumeTypeVolume, types.VolumeTypeTmpfs:
 		default:
-			return fmt.Errorf("volumes: %s: the runner can serve bind, volume and tmpfs", volume.Type)
+			return fmt.Errorf("volumes: %s: the runner supports only bind, volume and tmpfs", volume.Type)
 		}
 	}
 	if n := service.GetScale(); n > 1 && (kind != Program && kind != Collector || len(service.Ports) > 0) {
-		return fmt.Errorf("scale: %d: the runner can run several of a program or collector that publishes no port", n)
+		return fmt.Errorf("scale: %d: the runner can scale only a program or collector that publishes no port", n)
 	}
 	if check := kinds[kind].check; check != nil {
 		return check(service)
@@ -235,33 +237,33 @@ func checkProgram(service types.ServiceConfig) error {
 	}
 	if check := service.HealthCheck; check != nil && !check.Disable &&
 		(len(check.Test) < 2 || check.Test[0] != "CMD" || check.Test[1] != "/app") {
-		return fmt.Errorf(`healthcheck.test: %q: the runner can serve ["CMD", "/app", ...]`, check.Test)
+		return fmt.Errorf(`healthcheck.test: %q: the runner supports only ["CMD", "/app", ...]`, check.Test)
 	}
 	return nil
 }
 
 func checkCollector(service types.ServiceConfig) error {
 	if _, tag, _ := strings.Cut(service.Image, ":"); tag != collectorVersion {
-		return fmt.Errorf("image: %s: the runner's collector is %s; keep local/go.mod and the image in step",
+		return fmt.Errorf("image: %s: the runner's collector is %s; keep local/go.mod and the image in sync",
 			service.Image, collectorVersion)
 	}
 	return nil
 }
 
-// keptOption says how many traces Jaeger keeps. The runner's viewer keeps as many, at Zipkin's side too, whatever
+// keptOption sets how many traces Jaeger keeps. The runner's viewer keeps as many, on Zipkin's side too, whatever
 // MEM_MAX_SPANS is.
 var keptOption = fmt.Sprint("--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=", trace.KeptTraces)
 
 func checkJaeger(service types.ServiceConfig) error {
 	for _, arg := range service.Command {
 		if arg != keptOption {
-			return fmt.Errorf("command: %q: the runner's jaeger can't serve this, only %s", arg, keptOption)
+			return fmt.Errorf("command: %q: the runner's jaeger doesn't support this, only %s", arg, keptOption)
 		}
 	}
 	return nil
 }
 
-// redisOptions are what the runner's Redis does in any case: it stores nothing on disk, and has no authentication.
+// redisOptions describe what the runner's Redis does anyway: it stores nothing on disk and has no authentication.
 var redisOptions = map[string]string{"--save": "", "--appendonly": "no", "--protected-mode": "no"}
 
 func checkRedis(service types.ServiceConfig) error {
@@ -271,7 +273,7 @@ func checkRedis(service types.ServiceConfig) error {
 	}
 	for option := range slices.Chunk(args, 2) {
 		if want, ok := redisOptions[option[0]]; !ok || len(option) != 2 || option[1] != want {
-			return fmt.Errorf("command: %q: the runner's redis can't serve this", option)
+			return fmt.Errorf("command: %q: the runner's redis doesn't support this", option)
 		}
 	}
 	return nil

@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// InFile reads a YAML file that a container would mount, and returns it with the paths and addresses of this machine.
+// InFile reads a YAML file that a container would mount, and returns it with this machine's paths and addresses.
 // Nothing else in it changes.
 func (a *Addresses) InFile(owner string, instance int, file string, onHost func(path string) string) ([]byte, error) {
 	content, err := os.ReadFile(file)
@@ -63,7 +63,7 @@ func (a *Addresses) inNode(owner string, instance int, node *yaml.Node, onHost f
 	return nil
 }
 
-// inHostAndPort serves the one place where the collector wants the two apart: where its own metrics are read.
+// inHostAndPort handles the one place where the collector takes host and port separately: where its metrics are read.
 func (a *Addresses) inHostAndPort(owner string, instance int, node *yaml.Node) error {
 	var host, number *yaml.Node
 	for i := 0; i+1 < len(node.Content); i += 2 {

@@ -15,11 +15,11 @@ import (
 	"otel-demo/local/stack"
 )
 
-// explained are the attributes of the demo's own that no convention has, each with its reason. There is none now.
+// explained holds the demo's own attributes that no convention has, each with its reason. There is none now.
 var explained = map[string]string{}
 
-// Each attribute that the demo's own code emits, on spans, events and resources, failures included, is a constant of the
-// semconv package.
+// Each attribute that the demo's own code emits, on spans, events and resources, including those of failures, is a
+// constant in the semconv package.
 func TestEveryAttributeIsOfTheConventions(t *testing.T) {
 	t.Parallel()
 	d, _ := startDemo(t, `services: {client: {environment: {REQUESTS: "1"}}}`)
@@ -31,7 +31,7 @@ func TestEveryAttributeIsOfTheConventions(t *testing.T) {
 	if err := broker.Publish(t.Context(), "work", "not JSON").Err(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the span of what can't be decoded", func() bool { return failedSpans(d, "worker") == 1 })
+	eventually(t, "the span of the undecodable message", func() bool { return failedSpans(d, "worker") == 1 })
 	stopService(t, d, "worker")
 	if got := getURL("http://" + address(t, d, "server", 8080) + "/hello"); got.status != 503 {
 		t.Errorf("without a worker got %d", got.status)
@@ -62,13 +62,13 @@ func TestEveryAttributeIsOfTheConventions(t *testing.T) {
 	t.Logf("emitted: %s", strings.Join(keys, " "))
 	for _, want := range []string{"error.type", "user.name", "messaging.system", "http.response.body.size", "service.version"} {
 		if !emitted[want] {
-			t.Errorf("%s was not emitted: this test has not seen all", want)
+			t.Errorf("%s was not emitted: this test has missed some", want)
 		}
 	}
 	conventions := semconvKeys(t)
 	for _, key := range keys {
 		if !conventions[key] && explained[key] == "" {
-			t.Errorf("%s is no constant of the semconv package: take one of these, or explain it here", key)
+			t.Errorf("%s is not a constant in the semconv package: use one that is, or explain it here", key)
 		}
 	}
 }
@@ -84,7 +84,7 @@ func failedSpans(d *stack.Demo, service string) (n int) {
 	return n
 }
 
-// semconvKeys returns the keys of the semconv package that the root module uses.
+// semconvKeys returns the keys in the root module's version of the semconv package.
 func semconvKeys(t *testing.T) map[string]bool {
 	t.Helper()
 	list := exec.Command(goCommand(t), "list", "-f", "{{.Dir}}", "go.opentelemetry.io/otel/semconv/v1.43.0")

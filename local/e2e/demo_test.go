@@ -24,7 +24,7 @@ import (
 	"otel-demo/local/trace/tracetest"
 )
 
-// The shipped demo in one run: what arrives, what its collectors take besides, what it shows, and what it leaves.
+// The shipped demo in one run: what arrives, what else its collectors accept, what it shows, and what it leaves behind.
 func TestDemo(t *testing.T) {
 	running := goleak.IgnoreCurrent() // tests that run at the same time
 	d, log := startDemo(t)
@@ -32,7 +32,7 @@ func TestDemo(t *testing.T) {
 	defer cancel()
 	status, err := d.Wait(ctx, "client")
 	if err != nil || status != 0 {
-		t.Fatalf("the client ended with %d, %v", status, err)
+		t.Fatalf("the client exited with %d, %v", status, err)
 	}
 	if err := d.WaitForTraces(ctx); err != nil {
 		t.Fatal(err)
@@ -69,17 +69,17 @@ func TestDemo(t *testing.T) {
 		pids = append(pids, d.PIDs(name)...)
 	}
 	if len(pids) != 5 {
-		t.Errorf("%d processes, want one for each program and collector", len(pids))
+		t.Errorf("%d processes, want one per program and collector", len(pids))
 	}
 	if err := d.Stop(); err != nil {
 		t.Error(err)
 	}
 	if got := d.Hops().String(); !strings.Contains(got, " accepted by otel-agent") || strings.Contains(got, ";") {
-		t.Errorf("when all is stopped: %s", got)
+		t.Errorf("after everything has stopped: %s", got)
 	}
 	for _, pid := range pids {
 		if isAlive(pid) {
-			t.Errorf("process %d is left", pid)
+			t.Errorf("process %d is still running", pid)
 		}
 	}
 	for p, address := range d.Addresses() {
@@ -88,7 +88,7 @@ func TestDemo(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(d.Dir()); !os.IsNotExist(err) {
-		t.Errorf("%s is left", d.Dir())
+		t.Errorf("%s was not removed", d.Dir())
 	}
 	for line := range strings.Lines(log.String()) {
 		if strings.HasPrefix(line, "otel-") && (strings.Contains(line, "\twarn\t") || strings.Contains(line, "\terror\t")) {
@@ -99,7 +99,7 @@ func TestDemo(t *testing.T) {
 	goleak.VerifyNone(t, running)
 }
 
-// sendZipkin sends the agent a span as a service would that only knows Zipkin's format.
+// sendZipkin sends the agent a span as a service would that knows only Zipkin's format.
 func sendZipkin(t *testing.T, d *stack.Demo) {
 	const id = "463ac35c9f6413ad48485a3953bb6124"
 	span := fmt.Sprintf(`[{"traceId":%q,"id":"a2fb4a1d1a96d312","kind":"SERVER","name":"old zipkin","timestamp":%d,
@@ -110,12 +110,12 @@ func sendZipkin(t *testing.T, d *stack.Demo) {
 	}
 	response.Body.Close()
 	if response.StatusCode != http.StatusAccepted {
-		t.Fatalf("the agent answered %s", response.Status)
+		t.Fatalf("the agent responded %s", response.Status)
 	}
 	bothHave(t, d, id, "old zipkin")
 }
 
-// sendJaeger sends the agent a span as a service would that only knows Jaeger's format.
+// sendJaeger sends the agent a span as a service would that knows only Jaeger's format.
 func sendJaeger(t *testing.T, d *stack.Demo) {
 	const id = "0000000000000001000000000000002a"
 	conn, err := grpc.NewClient(address(t, d, "otel-agent", 14250), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -145,7 +145,7 @@ func bothHave(t *testing.T, d *stack.Demo, id, name string) {
 	}
 }
 
-// look asks for the pages of both backends, and whether the server is well.
+// look requests the pages of both backends, and the server's health.
 func look(t *testing.T, d *stack.Demo) {
 	var id string
 	for _, trace := range d.Jaeger().Traces() {
@@ -154,7 +154,7 @@ func look(t *testing.T, d *stack.Demo) {
 		}
 	}
 	if _, err := hex.DecodeString(id); err != nil || id == "" {
-		t.Fatal("no trace of 7 spans to ask for")
+		t.Fatal("no trace of 7 spans to request")
 	}
 	jaeger, zipkin := "http://"+address(t, d, "jaeger", 16686), "http://"+address(t, d, "zipkin", 9411)
 	for _, test := range []struct{ url, want string }{
@@ -185,7 +185,7 @@ func address(t *testing.T, d *stack.Demo, service string, port int) string {
 	return address
 }
 
-// One service after the other can be taken away and come back, on the same ports.
+// Each service can be stopped and started again, on the same ports.
 func TestServicesComeAndGo(t *testing.T) {
 	t.Parallel()
 	d, log := startDemo(t, `services: {client: {scale: 0}}`)
@@ -203,14 +203,14 @@ func TestServicesComeAndGo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// What runs is not started again: the first would be lost.
+	// A running service is not started again: the first instance would be lost.
 	for _, name := range []string{"worker", "zipkin"} {
 		pids := d.PIDs(name)
-		if err := d.StartService(t.Context(), name); err == nil || !strings.Contains(err.Error(), "runs already") || !slices.Equal(pids, d.PIDs(name)) {
+		if err := d.StartService(t.Context(), name); err == nil || !strings.Contains(err.Error(), "already running") || !slices.Equal(pids, d.PIDs(name)) {
 			t.Errorf("%s was started again: %v", name, err)
 		}
 	}
-	eventually(t, "the server to be well", func() bool {
+	eventually(t, "the server to be healthy", func() bool {
 		response, err := http.Get("http://" + address(t, d, "server", 8080) + "/hello")
 		if err != nil {
 			return false
@@ -231,7 +231,7 @@ func TestServicesComeAndGo(t *testing.T) {
 	}
 	select {
 	case err := <-d.Failed():
-		t.Errorf("this was no failure: %v", err)
+		t.Errorf("this was not a failure: %v", err)
 	default:
 	}
 	if err := d.Signal("worker", os.Kill); err != nil {
@@ -239,11 +239,11 @@ func TestServicesComeAndGo(t *testing.T) {
 	}
 	select {
 	case err := <-d.Failed():
-		if !strings.HasPrefix(err.Error(), "worker ended") {
+		if !strings.HasPrefix(err.Error(), "worker exited") {
 			t.Errorf("got %v", err)
 		}
 	case <-time.After(10 * time.Second):
-		t.Error("nobody told of the worker's end")
+		t.Error("the worker's exit was not reported")
 	}
 	_ = log
 }

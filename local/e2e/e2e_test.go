@@ -27,7 +27,7 @@ import (
 
 var long = flag.Bool("long", false, "run the tests too that take more than 10 s by their nature")
 
-// Most of a test here is waiting, so more of them run side by side than there are cores, unless -parallel says otherwise, or
+// These tests mostly wait, so more of them run in parallel than there are cores, unless -parallel says otherwise, or
 // -long adds those that need the cores.
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -42,8 +42,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// binaries returns the folder with the runner, the programs and the collectors: that in which the runner keeps them. All
-// are brought up to date once for all tests.
+// binaries returns the folder with the runner, the programs and the collectors: the one in which the runner keeps them.
+// All are brought up to date once for all tests.
 var binaries = sync.OnceValues(func() (string, error) {
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	dir, ctx := stack.Binaries(root), context.Background()
@@ -95,7 +95,7 @@ func overlay(t *testing.T, content string) string {
 	return file
 }
 
-// freeAddress returns an address on which nobody listens now.
+// freeAddress returns an address that nothing listens on now.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := compose.ListenOnFree()
@@ -106,7 +106,7 @@ func freeAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// isFree says whether nobody listens on an address.
+// isFree reports whether nothing listens on an address.
 func isFree(address string) bool {
 	listener, err := net.Listen("tcp", address)
 	if err == nil {
@@ -115,8 +115,8 @@ func isFree(address string) bool {
 	return err == nil
 }
 
-// freePorts writes an overlay that publishes all on free ports, and returns its path and the ports. Whatever runs on this
-// machine is in nobody's way.
+// freePorts writes an overlay that publishes everything on free ports, so that it doesn't conflict with anything on
+// this machine, and returns its path and the ports.
 func freePorts(t *testing.T) (file string, ports []string) {
 	t.Helper()
 	content := "services:\n"
@@ -131,7 +131,7 @@ func freePorts(t *testing.T) (file string, ports []string) {
 	return overlay(t, content), ports
 }
 
-// runner is the runner as a process.
+// runner is the runner as a separate process.
 type runner struct {
 	*exec.Cmd
 	t      *testing.T
@@ -141,7 +141,7 @@ type runner struct {
 	ports  []string
 }
 
-// startRunner starts the runner on free ports, with a temporary folder of its own.
+// startRunner starts the runner on free ports, with its own temporary folder.
 func startRunner(t *testing.T, args ...string) *runner {
 	t.Helper()
 	file, ports := freePorts(t)
@@ -155,7 +155,7 @@ func startRunner(t *testing.T, args ...string) *runner {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = r.Process.Kill() // if the test has failed before its end
+		_ = r.Process.Kill() // if the test failed early
 		if t.Failed() {
 			t.Logf("the runner's output:\n%s\n%s", r.stdout.String(), r.stderr.String())
 		}
@@ -178,13 +178,13 @@ var goCache = func() func(t *testing.T) string {
 	}
 }()
 
-// says waits until the runner has written a text.
+// says waits until the runner has written a text to standard error.
 func (r *runner) says(text string) {
 	r.t.Helper()
-	eventually(r.t, "the runner to say "+text, func() bool { return strings.Contains(r.stderr.String(), text) })
+	eventually(r.t, "the runner to write "+text, func() bool { return strings.Contains(r.stderr.String(), text) })
 }
 
-// status waits for the end and returns the exit status, and holds the runner to what it must leave: nothing.
+// status waits for the runner to exit, checks that it leaves nothing behind, and returns its exit status.
 func (r *runner) status() int {
 	r.t.Helper()
 	done := make(chan error, 1)
@@ -196,7 +196,7 @@ func (r *runner) status() int {
 			r.t.Fatal(err)
 		}
 	case <-time.After(90 * time.Second):
-		r.t.Fatal("the runner did not end within 90 s")
+		r.t.Fatal("the runner did not exit within 90 s")
 	}
 	left, err := filepath.Glob(filepath.Join(r.temp, "otel-demo-*"))
 	if err != nil || len(left) > 0 {
@@ -218,13 +218,13 @@ func (r *runner) portsAreFree() {
 // children returns the runner's processes by id, each with its command line.
 func (r *runner) children() map[int]string {
 	children := map[int]string{}
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is a good one
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is valid
 	for _, stat := range stats {
 		content, err := os.ReadFile(stat)
 		if err != nil {
-			continue // it has just ended
+			continue // it has just exited
 		}
-		// "123 (name) S 45 ...": the name may have anything in it, and the parent's id is the second field after it.
+		// "123 (name) S 45 ...": the name may contain anything, and the parent's id is the second field after it.
 		_, rest, _ := strings.Cut(string(content), ") ")
 		fields := strings.Fields(rest)
 		if len(fields) > 1 && fields[1] == strconv.Itoa(r.Process.Pid) {
@@ -241,7 +241,7 @@ func isAlive(pid int) bool {
 	return err == nil && process.Signal(syscall.Signal(0)) == nil
 }
 
-// eventually waits until something is so, for at most 30 s.
+// eventually waits up to 30 s until so returns true.
 func eventually(t *testing.T, what string, so func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(20 * time.Millisecond) {
@@ -298,7 +298,7 @@ func TestOnceEndsWithTheTracesAndTheClientsStatus(t *testing.T) {
 	}
 }
 
-// blocks brings a text of traces into one order.
+// blocks sorts the traces of a text.
 func blocks(text string) string {
 	parts := strings.Split(strings.TrimSpace(text), "\n\n")
 	slices.Sort(parts)
@@ -316,15 +316,15 @@ func TestOnceHasTheStatusOfAClientThatFails(t *testing.T) {
 	}
 }
 
-// Each of two clients fails, and has said why. Nothing else is to be said.
+// Each of two clients fails and has printed why. Nothing else should be printed.
 func TestOnceHasTheStatusOfClientsThatFail(t *testing.T) {
 	t.Parallel()
 	r := startRunner(t, "-once", "-f", overlay(t, `services: {client: {scale: 2, environment: {REQUESTS: many}}}`))
 	if status := r.status(); status != 1 {
 		t.Errorf("exit status %d, want the clients', 1", status)
 	}
-	if out := r.stderr.String(); strings.Contains(out, "ended with exit status") || strings.Count(out, `| REQUESTS="many"`) != 2 {
-		t.Error("the clients' own lines are missing, or are not all")
+	if out := r.stderr.String(); strings.Contains(out, "exited with status") || strings.Count(out, `| REQUESTS="many"`) != 2 {
+		t.Error("want the clients' own lines and nothing else")
 	}
 }
 
@@ -384,12 +384,13 @@ func TestSignalsStopAllInOrder(t *testing.T) {
 			}
 			for pid, command := range children {
 				if isAlive(pid) {
-					t.Errorf("process %d is left: %s", pid, command)
+					t.Errorf("process %d is still running: %s", pid, command)
 				}
 			}
-			// What had been sent when the signal came has arrived: each trace is whole, or the one request that the signal cut off.
+			// Everything sent before the signal has arrived: each trace is whole, or belongs to the one request that
+			// the signal cut off.
 			if shape := r.stdout.String(); !strings.Contains(shape, "worker  process work  consumer") {
-				t.Errorf("the requests' traces have not arrived:\n%s", shape)
+				t.Errorf("the requests' traces didn't arrive:\n%s", shape)
 			}
 		})
 	}
@@ -415,12 +416,12 @@ func TestTheEndOfAProcessStopsAllAndIsNamed(t *testing.T) {
 	if status := r.status(); status != 1 {
 		t.Errorf("exit status %d, want 1", status)
 	}
-	if out := r.stderr.String(); !strings.Contains(out, "worker ended with exit status 137\n") {
+	if out := r.stderr.String(); !strings.Contains(out, "worker exited with status 137\n") {
 		t.Error("no line names the worker")
 	}
 	for pid, command := range children {
 		if isAlive(pid) {
-			t.Errorf("process %d is left: %s", pid, command)
+			t.Errorf("process %d is still running: %s", pid, command)
 		}
 	}
 }
@@ -429,7 +430,7 @@ func TestNoProcessOutlivesARunnerThatIsKilledHard(t *testing.T) {
 	needsProc(t)
 	t.Parallel()
 	r := startRunner(t)
-	r.says("all services are started")
+	r.says("all services have started")
 	children := r.children()
 	if len(children) < 4 {
 		t.Fatalf("the runner has %d processes, want agent, collector, worker, server and perhaps the client", len(children))
@@ -439,7 +440,7 @@ func TestNoProcessOutlivesARunnerThatIsKilledHard(t *testing.T) {
 	}
 	_ = r.Wait() // killed
 	for pid, command := range children {
-		eventually(t, "the end of "+command, func() bool { return !isAlive(pid) })
+		eventually(t, "the exit of "+command, func() bool { return !isAlive(pid) })
 	}
 	r.portsAreFree()
 }
@@ -457,7 +458,7 @@ func goCommand(t *testing.T) string {
 func needsProc(t *testing.T) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("finds the runner's processes by /proc, which Linux has")
+		t.Skip("finds the runner's processes in /proc, which only Linux has")
 	}
 }
 
@@ -470,18 +471,18 @@ func TestREADMEShowsTheExpectedTraces(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(readme), expected(t)) {
-		t.Error("README.md does not have docs/trace.txt in it word for word")
+		t.Error("README.md doesn't contain docs/trace.txt verbatim")
 	}
 }
 
-// startDemo starts the demo for a test, on free ports, with overlays, and stops it at the test's end. What its services
-// write is in the log that it returns.
+// startDemo starts the demo for a test, on free ports, with overlays, and stops it at the test's end. It returns a log
+// of what the services write.
 func startDemo(t *testing.T, overlays ...string) (*stack.Demo, *safeBuffer) {
 	t.Helper()
 	return startDemoOn(t, "", overlays...)
 }
 
-// startDemoOn does so with a Redis that is there already, unless its URL is empty.
+// startDemoOn does the same with an existing Redis, unless its URL is empty.
 func startDemoOn(t *testing.T, redisURL string, overlays ...string) (*stack.Demo, *safeBuffer) {
 	t.Helper()
 	files := []string{compose.File}
@@ -491,7 +492,7 @@ func startDemoOn(t *testing.T, redisURL string, overlays ...string) (*stack.Demo
 	return startDemoWith(t, stack.Options{Files: files, RedisURL: redisURL})
 }
 
-// startDemoWith does so with the options that say what is started.
+// startDemoWith does the same with options that select what to start.
 func startDemoWith(t *testing.T, options stack.Options) (*stack.Demo, *safeBuffer) {
 	t.Helper()
 	log := &safeBuffer{}
@@ -526,7 +527,7 @@ func arrived(t *testing.T, store *trace.Store, id string) *trace.Trace {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			t.Fatalf("trace %s has not arrived within 30 s", id)
+			t.Fatalf("trace %s did not arrive within 30 s", id)
 		}
 	}
 }

@@ -24,7 +24,7 @@ import (
 	"otel-demo/local/trace/tracetest"
 )
 
-// composeFlag is -compose, or -compose='docker-compose' to say which Compose.
+// composeFlag is -compose, or -compose='docker-compose' to choose the Compose command.
 type composeFlag string
 
 func (f *composeFlag) String() string   { return string(*f) }
@@ -58,7 +58,8 @@ func needsEngine(t *testing.T) {
 	}
 }
 
-// onEngine returns what runs Compose on these files, all of which is built already. At the test's end it takes it down.
+// onEngine builds the images in these files, and returns a function that runs Compose on them. At the test's end it
+// runs `down`.
 func onEngine(t *testing.T, files ...string) func(ctx context.Context, args ...string) string {
 	t.Helper()
 	for _, address := range []string{"127.0.0.1:8080", "127.0.0.1:16686", "127.0.0.1:9411"} {
@@ -86,14 +87,14 @@ func onEngine(t *testing.T, files ...string) func(ctx context.Context, args ...s
 		}
 		run(context.Background(), "down", "--volumes", "--rmi", "local")
 	})
-	// Building is none of the demo's time.
+	// Building doesn't count as part of the demo's time.
 	if run(t.Context(), "build"); t.Failed() {
 		t.FailNow()
 	}
 	return run
 }
 
-// The same traces on a real engine, as the real Jaeger and the real Zipkin tell them.
+// The same traces on a real engine, as the real Jaeger and Zipkin report them.
 func TestComposeGivesTheSameTraces(t *testing.T) {
 	needsEngine(t)
 	run := onEngine(t, compose.File)
@@ -121,7 +122,7 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 	})
 	t.Logf("first whole trace at Jaeger %v after up, all at both %v", first, time.Since(start))
 
-	// Nothing else comes once all spans that are under way have come.
+	// Wait until all spans in flight have arrived: nothing else may come.
 	time.Sleep(2 * stack.Settled)
 	if traces, err := jaegerTraces(start); err != nil {
 		t.Error(err)
@@ -139,7 +140,7 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 
 func isWholeRequest(t *trace.Trace) bool { return len(t.Spans) == 7 }
 
-// untilNil waits until check has no error any more, for at most 90 s.
+// untilNil waits up to 90 s until check returns nil.
 func untilNil(t *testing.T, check func() error) {
 	t.Helper()
 	for end := time.Now().Add(90 * time.Second); ; time.Sleep(100 * time.Millisecond) {
@@ -158,7 +159,7 @@ func jaegerTraces(start time.Time) ([]*trace.Trace, error) {
 	return jaegerTracesOf("127.0.0.1:16686", start)
 }
 
-// jaegerTracesOf asks service by service: Jaeger has no query for all.
+// jaegerTracesOf queries service by service: Jaeger has no query for all traces.
 func jaegerTracesOf(address string, start time.Time) ([]*trace.Trace, error) {
 	api := "http://" + address + "/api/v3/"
 	body, err := fetch(api + "services")
@@ -205,7 +206,7 @@ func zipkinTracesOf(address string) ([]*trace.Trace, error) {
 	return parseZipkin(body)
 }
 
-// parseJaeger reads what Jaeger's API answers (/api/v3/traces and what is below it).
+// parseJaeger parses what Jaeger's API returns (/api/v3/traces and below).
 func parseJaeger(body []byte) ([]*trace.Trace, error) {
 	var answer struct {
 		Result json.RawMessage `json:"result"`
@@ -216,7 +217,7 @@ func parseJaeger(body []byte) ([]*trace.Trace, error) {
 	return sorted((&ptrace.JSONUnmarshaler{}).UnmarshalTraces(answer.Result))
 }
 
-// parseZipkin reads what Zipkin's API answers: one trace (/api/v2/trace/ID) or several (/api/v2/traces).
+// parseZipkin parses what Zipkin's API returns: one trace (/api/v2/trace/ID) or several (/api/v2/traces).
 func parseZipkin(body []byte) (all []*trace.Trace, err error) {
 	var lists []json.RawMessage
 	if err := json.Unmarshal(body, &lists); err != nil {
@@ -235,7 +236,7 @@ func parseZipkin(body []byte) (all []*trace.Trace, err error) {
 	return all, nil
 }
 
-// sorted returns spans by their traces.
+// sorted groups spans into traces.
 func sorted(spans ptrace.Traces, err error) ([]*trace.Trace, error) {
 	if err != nil {
 		return nil, err

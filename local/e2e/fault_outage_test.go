@@ -10,10 +10,10 @@ import (
 	"otel-demo/local/trace"
 )
 
-// awayFor is how long something is away in these tests.
+// awayFor is how long something is down in these tests.
 const awayFor = time.Minute
 
-// stopFor stops a service for the time of an outage.
+// stopFor stops a service for the length of an outage.
 func stopFor(t *testing.T, d *stack.Demo, name string, meanwhile func()) {
 	t.Helper()
 	if err := d.StopService(name); err != nil {
@@ -56,12 +56,12 @@ func TestTheAgentIsAwayTwice(t *testing.T) {
 	took := allArrive(t, d, answered, 45*time.Second)
 	away := (load.latency(0.5, start, back) + load.latency(0.5, again, end)) / 2
 	with := load.latency(0.5, caughtUp, again)
-	t.Logf("measured: the agent away for %v from the start and again, 10 requests/s: %d requests, no span lost; caught up %v after the first, "+
+	t.Logf("measured: the agent down for %v from the start and again, 10 requests/s: %d requests, no span lost; caught up %v after the first, "+
 		"%v after the second; p50 %v with the agent, %v without, ratio %.3f", awayFor, len(answered),
 		caughtUp.Sub(back).Round(100*time.Millisecond), took, with, away, float64(away)/float64(with))
 }
 
-// The programs say early that there is no agent, and after two minutes they give up on the first spans.
+// The programs report early that there is no agent, and after two minutes they give up on the first spans.
 func TestTheAgentNeverComes(t *testing.T) {
 	needsLong(t)
 	t.Parallel()
@@ -89,23 +89,23 @@ func TestTheAgentNeverComes(t *testing.T) {
 			t.Errorf("%s does not name the endpoint first:\n%s", name, strings.Join(lines, "\n"))
 		}
 		if limit := 1 + int(time.Since(start)/(10*time.Second)); len(lines) > limit {
-			t.Errorf("%s wrote %d lines, want 1 in 10 s at most:\n%s", name, len(lines), strings.Join(lines, "\n"))
+			t.Errorf("%s wrote %d lines, want at most 1 in 10 s:\n%s", name, len(lines), strings.Join(lines, "\n"))
 		}
 		status, took := terminateService(t, d, name, 10*time.Second)
 		if want := map[string]int{"client": 143}[name]; status != want {
 			t.Errorf("%s: exit status %d, want %d", name, status, want)
 		}
 		if !strings.Contains(log.String(), name+" | time=") || !strings.Contains(lastLines(log.String(), name), "spans were lost") {
-			t.Errorf("%s does not say that spans were lost", name)
+			t.Errorf("%s does not report that spans were lost", name)
 		}
 		t.Logf("measured: the agent never comes: %s wrote %d lines in %v, exit %d after %v", name, len(lines),
 			time.Since(start).Round(time.Second), status, took)
 	}
-	t.Logf("measured: the agent never comes: %d requests answered, p50 %v", len(answered), load.latency(0.5, start, time.Now()))
+	t.Logf("measured: the agent never comes: %d requests got 200, p50 %v", len(answered), load.latency(0.5, start, time.Now()))
 }
 
-// routine is what a program writes though nothing is wrong: the client's line a request, what is level=INFO, and the
-// server's line when it is up before the worker.
+// routine matches what a program writes when nothing is wrong: the client's line per request, level=INFO, and the
+// server's line if it is up before the worker.
 var routine = regexp.MustCompile(`\| (200 [0-9a-f]{32} |.* level=INFO |.*responds 503 for now)`)
 
 // complaints returns the lines of a service that aren't routine.
@@ -134,7 +134,7 @@ func TestTheCollectorRestartsAndZipkinIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	load.wait(30)
-	// What was sent before Zipkin went is at both, so that what comes late at Jaeger is late because of Zipkin.
+	// Everything sent before Zipkin stops is at both, so whatever arrives late at Jaeger is late because of Zipkin.
 	allArrive(t, d, load.answered(), 45*time.Second)
 	var delay time.Duration
 	stopFor(t, d, "zipkin", func() {
@@ -147,11 +147,11 @@ func TestTheCollectorRestartsAndZipkinIsAway(t *testing.T) {
 	load.Stop()
 	answered := load.allAnswered()
 	took := allArrive(t, d, answered, 90*time.Second)
-	t.Logf("measured: the collector restarted, then Zipkin away for %v, 10 requests/s: %d requests, no span lost at either backend; "+
-		"Jaeger had all spans %v after the answer at most, Zipkin caught up %v after it was back", awayFor, len(answered), delay, took)
+	t.Logf("measured: the collector restarted, then Zipkin down for %v, 10 requests/s: %d requests, no span lost at either backend; "+
+		"Jaeger had all spans at most %v after the response, Zipkin caught up %v after it was back", awayFor, len(answered), delay, took)
 }
 
-// arrivesAt waits until a store has all spans of all traces, for 15 s at most, and returns how long that took.
+// arrivesAt waits up to 15 s until a store has all spans of all traces, and returns how long that took.
 func arrivesAt(t *testing.T, store *trace.Store, ids []string) time.Duration {
 	t.Helper()
 	start := time.Now()
@@ -161,7 +161,7 @@ func arrivesAt(t *testing.T, store *trace.Store, ids []string) time.Duration {
 			return time.Since(start).Round(100 * time.Millisecond)
 		}
 		if time.Since(start) > 15*time.Second {
-			t.Fatalf("%d spans have not arrived within 15 s of the answer: %s", n, example)
+			t.Fatalf("%d spans did not arrive within 15 s of the response: %s", n, example)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

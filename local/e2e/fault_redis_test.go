@@ -20,7 +20,7 @@ import (
 	"otel-demo/local/stack"
 )
 
-// realRedis is a redis-server of the test's own. Its clients need the password.
+// realRedis is the test's own redis-server. Its clients need the password.
 type realRedis struct {
 	t       *testing.T
 	address string
@@ -29,7 +29,7 @@ type realRedis struct {
 
 const redisPassword = "sesame"
 
-// startRedis starts one. Without the program the test is skipped, unless REQUIRE_REDIS is set, as .ci/run does.
+// startRedis starts one. Without redis-server the test is skipped, unless REQUIRE_REDIS is set, as .ci/run does.
 func startRedis(t *testing.T) *realRedis {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
@@ -55,7 +55,7 @@ func (r *realRedis) start() {
 	eventually(r.t, "Redis", func() bool {
 		connection, err := net.Dial("tcp", r.address)
 		if err == nil {
-			_ = connection.Close() // it was only a question
+			_ = connection.Close() // it was only a check
 		}
 		return err == nil
 	})
@@ -70,7 +70,7 @@ func (r *realRedis) signal(signal syscall.Signal) {
 
 func (r *realRedis) end(signal syscall.Signal) {
 	if r.cmd.ProcessState == nil {
-		_ = r.cmd.Process.Signal(signal) // it may have ended
+		_ = r.cmd.Process.Signal(signal) // it may have exited
 		_ = r.cmd.Wait()                 // likewise
 	}
 }
@@ -112,17 +112,17 @@ func TestRedisRestarts(t *testing.T) {
 			}
 			back := time.Since(start)
 			if back > 5*time.Second {
-				t.Errorf("well again after %v, want 5 s at most", back)
+				t.Errorf("healthy again after %v, want at most 5 s", back)
 			}
 			processed := strings.Count(log.String(), "msg=processed")
 			if got := getURL(hello); got.status != http.StatusOK {
 				t.Errorf("got %+v", got)
 			}
 			eventually(t, "the worker to process", func() bool { return strings.Count(log.String(), "msg=processed") > processed })
-			t.Logf("measured: Redis %s: 503 after %v at most, both programs back after %v", name,
+			t.Logf("measured: Redis %s: 503 after at most %v, both programs back after %v", name,
 				slowest.Round(time.Millisecond), back.Round(time.Millisecond))
 
-			// The password has been used for each connection, and is nowhere.
+			// The password was used for each connection, and appears nowhere.
 			if err := d.Stop(); err != nil {
 				t.Error(err)
 			}
@@ -141,13 +141,13 @@ func TestRedisRestarts(t *testing.T) {
 				}
 			}
 			if spans == 0 {
-				t.Error("no span has arrived")
+				t.Error("no span arrived")
 			}
 		})
 	}
 }
 
-// redisFault starts the demo on a Redis of its own, and returns a client of that Redis.
+// redisFault starts the demo on its own Redis, and returns a client of that Redis.
 func redisFault(t *testing.T, worker string) (*realRedis, *goredis.Client, *stack.Demo, *safeBuffer) {
 	t.Helper()
 	r := startRedis(t)
@@ -163,8 +163,8 @@ const (
 	redisIsBack        = `msg="Redis is back; messages may have been missed meanwhile"`
 )
 
-// The worker reads no more than it can work on. When Redis has to hold too much for it, it drops the connection, and the
-// worker says so.
+// The worker reads no more than it can process. When Redis has to buffer too much for it, Redis drops the connection,
+// and the worker logs it.
 func TestASlowWorkerSaysThatItWasDropped(t *testing.T) {
 	t.Parallel()
 	_, client, d, log := redisFault(t, `services: {worker: {environment: {WORK_DURATION: 500ms}}}`)
@@ -191,10 +191,10 @@ func TestTheWorkerNoticesARedisThatNoLongerResponds(t *testing.T) {
 	r, _, d, log := redisFault(t, `services: {worker: {environment: {WORK_DURATION: 1ms}}}`)
 	r.signal(syscall.SIGSTOP)
 	start := time.Now()
-	eventually(t, "a line", func() bool { return strings.Contains(log.String(), redisIsUnreachable) })
+	eventually(t, "the line about the outage", func() bool { return strings.Contains(log.String(), redisIsUnreachable) })
 	noticed := time.Since(start)
 	r.signal(syscall.SIGCONT)
-	eventually(t, "a line", func() bool { return strings.Contains(log.String(), redisIsBack) })
+	eventually(t, "the line about its end", func() bool { return strings.Contains(log.String(), redisIsBack) })
 	isWell(t, d)
 	if n := strings.Count(log.String(), redisIsUnreachable); n != 1 {
 		t.Errorf("%d lines say that Redis is unreachable, want 1", n)
@@ -209,7 +209,7 @@ func TestTheWorkerNoticesARedisThatNoLongerResponds(t *testing.T) {
 		noticed.Round(100*time.Millisecond), status, took)
 }
 
-// After the password has changed, the worker exits with one line, rather than listen to nothing for ever.
+// After the password changes, the worker exits with one line, instead of listening to nothing forever.
 func TestTheWorkerExitsWhenRedisRefusesIt(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string][]any{
@@ -231,7 +231,7 @@ func TestTheWorkerExitsWhenRedisRefusesIt(t *testing.T) {
 			defer cancel()
 			status, err := d.Wait(ctx, "worker")
 			if err != nil || status != 1 {
-				t.Errorf("the worker ended with %d, %v, want 1", status, err)
+				t.Errorf("the worker exited with %d, %v, want 1", status, err)
 			}
 			want := "worker | REDIS_URL: Redis refuses the user, the password, or the command; want a user that"
 			if strings.Count(log.String(), want) != 1 || strings.Contains(log.String(), redisPassword) {

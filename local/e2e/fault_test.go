@@ -19,7 +19,7 @@ import (
 // The demo without its client. The tests send the requests.
 const noClient = `services: {client: {scale: 0}}`
 
-// startServices starts the demo without its client, and waits until the server is well, so that a worker listens.
+// startServices starts the demo without its client, and waits until the server is healthy, so that a worker listens.
 func startServices(t *testing.T, overlays ...string) (*stack.Demo, *safeBuffer) {
 	t.Helper()
 	d, log := startDemo(t, append(overlays, noClient)...)
@@ -30,13 +30,13 @@ func startServices(t *testing.T, overlays ...string) (*stack.Demo, *safeBuffer) 
 func isWell(t *testing.T, d *stack.Demo) {
 	t.Helper()
 	health := "http://" + address(t, d, "server", 8080) + "/healthz"
-	eventually(t, "the server to be well", func() bool { return getURL(health).status == http.StatusOK })
+	eventually(t, "the server to be healthy", func() bool { return getURL(health).status == http.StatusOK })
 }
 
 func needsLong(t *testing.T) {
 	t.Helper()
 	if !*long {
-		t.Skip("takes more than 10 s by its nature: run it with -long")
+		t.Skip("takes more than 10 s: run it with -long")
 	}
 }
 
@@ -53,13 +53,13 @@ func TestServerStopsInOrder(t *testing.T) {
 		t.Errorf("exit status %d, want 0", status)
 	}
 	allArrive(t, d, answered, 20*time.Second)
-	t.Logf("measured: SIGTERM to the server at 50 requests/s: %d answered, %d refused, exit %d after %v, all spans arrived",
+	t.Logf("measured: SIGTERM to the server at 50 requests/s: %d got 200, %d refused, exit %d after %v, all spans arrived",
 		len(answered), refused, status, took)
 }
 
 func TestWorkerStopsInOrder(t *testing.T) {
 	t.Parallel()
-	// The worker works on 100 messages at once, so in the second case 20 wait for their turn.
+	// The worker processes 100 messages at once, so in the second case 20 wait for their turn.
 	for _, underWay := range []int{20, 100} {
 		t.Run(fmt.Sprint(underWay, " under way"), func(t *testing.T) {
 			t.Parallel()
@@ -72,7 +72,7 @@ func TestWorkerStopsInOrder(t *testing.T) {
 				for range n {
 					id := load.RandomHex(16)
 					if heard := broker.Publish(t.Context(), "work", goodMessage(id)).Val(); heard != 1 {
-						t.Fatalf("%d listen, want the worker", heard)
+						t.Fatalf("%d subscribers, want only the worker", heard)
 					}
 					ids = append(ids, id)
 				}
@@ -88,13 +88,13 @@ func TestWorkerStopsInOrder(t *testing.T) {
 				t.Errorf("%d of %d messages were processed", processed, len(ids))
 			}
 			eventually(t, "all spans", func() bool { n, _ := lost(d.Jaeger(), ids, []string{"worker process work"}); return n == 0 })
-			t.Logf("measured: SIGTERM to the worker with %d messages under way and 20 more: %d processed, exit %d after %v, all spans arrived",
+			t.Logf("measured: SIGTERM to the worker with %d messages in progress and 20 more: %d processed, exit %d after %v, all spans arrived",
 				underWay, processed, status, took)
 		})
 	}
 }
 
-// goodMessage is what the server publishes, in a trace of its own.
+// goodMessage is what the server publishes, in its own trace.
 func goodMessage(trace string) string {
 	return fmt.Sprintf(`{"id":"x","headers":{"traceparent":%q,"baggage":"username=donuts"},"body":"hello, world"}`, load.Traceparent(trace))
 }
@@ -114,14 +114,14 @@ func TestClientStopsInOrder(t *testing.T) {
 	for _, line := range lines {
 		ids = append(ids, line[2])
 	}
-	// The request that the signal cut off has its span as well.
+	// The request that the signal cut off has its span too.
 	eventually(t, "the client's spans", func() bool { n, _ := lost(d.Jaeger(), ids, []string{"client make request"}); return n == 0 })
 	eventually(t, "the spans of the wait for the server", func() bool { return len(tracesNamed(d, "wait for server")) == 1 })
 	allArrive(t, d, ids[:len(ids)-1], 20*time.Second)
 	t.Logf("measured: SIGTERM to the client after %d requests: exit %d after %v, all spans arrived", len(ids), status, took)
 }
 
-// tracesNamed returns the ids of the traces whose first span has a name.
+// tracesNamed returns the ids of the traces whose first span has this name.
 func tracesNamed(d *stack.Demo, name string) (ids []string) {
 	for _, trace := range d.Jaeger().Traces() {
 		for _, span := range trace.Spans {
@@ -148,22 +148,22 @@ func TestTheWholeStackStopsInOrder(t *testing.T) {
 	answered, refused := load.answeredOrRefused()
 	for _, name := range []string{"server", "worker", "otel-agent", "otel-collector"} {
 		if status, err := d.Wait(t.Context(), name); status != 0 || err != nil {
-			t.Errorf("%s ended with %d, %v", name, status, err)
+			t.Errorf("%s exited with %d, %v", name, status, err)
 		}
 	}
-	allArrive(t, d, answered, 0) // nothing runs any more, so nothing can come
-	t.Logf("measured: the whole stack stopped at 50 requests/s: %d answered, %d refused, stopped after %v, all spans at both backends",
+	allArrive(t, d, answered, 0) // nothing runs anymore, so nothing more can arrive
+	t.Logf("measured: the whole stack stopped at 50 requests/s: %d got 200, %d refused, stopped after %v, all spans at both backends",
 		len(answered), refused, took.Round(10*time.Millisecond))
 }
 
-// The same by a real signal to the runner's process, which writes each trace as a tree.
+// The same with a real signal to the runner's process, which writes each trace as a tree.
 func TestTheRunnerStopsInOrder(t *testing.T) {
 	t.Parallel()
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(signal.String(), func(t *testing.T) {
 			t.Parallel()
 			r := startRunner(t, "-f", overlay(t, noClient))
-			r.says("all services are started")
+			r.says("all services have started")
 			load := startLoad(t, r.ports[0], 50)
 			load.wait(100)
 			if err := r.Process.Signal(signal); err != nil {
@@ -187,13 +187,13 @@ func TestTheRunnerStopsInOrder(t *testing.T) {
 			if missing > 0 {
 				t.Errorf("%d spans of %d requests are missing", missing, len(answered))
 			}
-			t.Logf("measured: %v to the runner at 50 requests/s: %d answered, %d refused, all spans arrived", signal, len(answered), refused)
+			t.Logf("measured: %v to the runner at 50 requests/s: %d got 200, %d refused, all spans arrived", signal, len(answered), refused)
 		})
 	}
 }
 
 type answer struct {
-	status int // 0 without one
+	status int // 0 if there was no response
 	body   string
 	took   time.Duration
 }
@@ -208,6 +208,6 @@ func getURL(url string) answer {
 		return answer{body: err.Error(), took: time.Since(start)}
 	}
 	defer response.Body.Close()
-	body, _ := io.ReadAll(response.Body) // a part of it is the answer too
+	body, _ := io.ReadAll(response.Body) // a partial body counts too
 	return answer{response.StatusCode, string(body), time.Since(start)}
 }

@@ -17,8 +17,8 @@ import (
 	"otel-demo/local/load"
 )
 
-// hostile are payloads that nobody should publish, and how many of each a test does. Those that can be decoded are
-// messages, however odd: they are processed, in a trace of their own. The others are bad.
+// hostile are payloads that nobody should publish, and how many of each a test sends. Those that can be decoded are
+// messages, however odd: each is processed in its own trace. The others are bad.
 var hostile = []struct {
 	name    string
 	n       int
@@ -56,7 +56,7 @@ func TestHostileMessages(t *testing.T) {
 	publish := func(payload string) {
 		t.Helper()
 		if heard, err := broker.Publish(t.Context(), "work", payload).Result(); heard != 1 || err != nil {
-			t.Fatalf("%d listen, %v; want the worker", heard, err)
+			t.Fatalf("%d subscribers, %v; want only the worker", heard, err)
 		}
 	}
 	var good []string
@@ -82,7 +82,7 @@ func TestHostileMessages(t *testing.T) {
 		n, _ := lost(d.Jaeger(), good, []string{"worker process work"})
 		return n == 0
 	})
-	// There is a line a second at most, so the last count comes with a message after a pause.
+	// There is at most one line a second, so the last count comes with a message after a pause.
 	eventually(t, "a count of all bad messages", func() bool {
 		time.Sleep(1100 * time.Millisecond)
 		publish("one more")
@@ -110,17 +110,17 @@ func TestHostileMessages(t *testing.T) {
 		}
 	}
 	if limit := seconds + 2; len(lines) > limit || failed > limit || failed == 0 {
-		t.Errorf("%d lines and %d failed spans in %d s, want one a second at most", len(lines), failed, seconds)
+		t.Errorf("%d lines and %d failed spans in %d s, want at most one a second", len(lines), failed, seconds)
 	}
 	memory := peakMemory(t, d, "worker")
 	if memory >= 100 {
 		t.Errorf("the worker took %d MB, want less than 100", memory)
 	}
-	t.Logf("measured: %d hostile messages among %d good ones: all good ones processed, %d bad ones counted, worker at %d MB at most, "+
+	t.Logf("measured: %d hostile messages among %d good ones: all good ones processed, %d bad ones counted, worker at up to %d MB, "+
 		"%d lines and %d failed spans in %d s", sent, len(good), bad, memory, len(lines), failed, seconds)
 }
 
-// Each of these is answered with a new trace or 4xx, or its connection is closed, within a bounded time.
+// Each of these gets a response with a new trace or 4xx, or its connection is closed, within a bounded time.
 func TestHostileRequests(t *testing.T) {
 	d, log := startServices(t)
 	server := address(t, d, "server", 8080)
@@ -129,8 +129,8 @@ func TestHostileRequests(t *testing.T) {
 	for _, test := range []struct {
 		name, request string
 		repeat        string // what is sent after it, again and again
-		size          int    // how much of that, in bytes; -1: a byte a second, until the server has had enough
-		want          string // statuses, or closed, which is a connection without an answer
+		size          int    // how much of that, in bytes; -1: a byte a second, until the server closes it
+		want          string // statuses, or closed: a connection without a response
 		limit         time.Duration
 	}{
 		{"a traceparent that is none", get + "Traceparent: 00-nonsense\r\n\r\n", "", 0, "200", 3 * time.Second},
@@ -161,7 +161,7 @@ func TestHostileRequests(t *testing.T) {
 	}
 	tests.Wait()
 	if got := getURL("http://" + server + "/hello"); got.status != http.StatusOK {
-		t.Errorf("afterwards /hello answers %+v", got)
+		t.Errorf("afterwards /hello responds %+v", got)
 	}
 	memory := peakMemory(t, d, "server")
 	if memory >= 100 {
@@ -170,12 +170,12 @@ func TestHostileRequests(t *testing.T) {
 	if lines := complaints(log.String(), "server"); len(lines) > 2 {
 		t.Errorf("the server wrote\n%s", strings.Join(lines, "\n"))
 	}
-	t.Logf("measured: hostile requests: all answered or closed in time, none with 5xx, server at %d MB at most", memory)
+	t.Logf("measured: hostile requests: all served or closed in time, none with 5xx, server at up to %d MB", memory)
 }
 
-// send sends a request over a connection of its own, and returns the status of the answer, its trace, and how long that
-// took. What repeat has is sent after the request until that makes size bytes; if size is -1, once a second for as long as
-// the server takes it.
+// send sends a request over its own connection, and returns the response's status and trace, and how long that took.
+// After the request it sends repeat until that makes size bytes; if size is -1, once a second for as long as the server
+// accepts it.
 func send(server, request, repeat string, size int, limit time.Duration) (status, trace string, took time.Duration, err error) {
 	start := time.Now()
 	conn, err := net.Dial("tcp", server)
@@ -221,7 +221,7 @@ func TestIdleConnections(t *testing.T) {
 		return load.latency(0.5, start, time.Now()), load.latency(0.99, start, time.Now())
 	}
 	p50Before, p99Before := run(60)
-	// One half has asked something, the other has never said a word. The server closes those after 5 s.
+	// Half have sent a request, the others nothing. The server closes the silent ones after 5 s.
 	var idle sync.WaitGroup
 	done := make(chan struct{})
 	defer idle.Wait()
@@ -238,7 +238,7 @@ func TestIdleConnections(t *testing.T) {
 		}
 		idle.Go(func() {
 			<-done
-			_ = conn.Close() // the server may have
+			_ = conn.Close() // the server may have closed it
 		})
 	}
 	p50, p99 := run(80)
@@ -246,11 +246,11 @@ func TestIdleConnections(t *testing.T) {
 	if memory >= 100 {
 		t.Errorf("the server took %d MB, want less than 100", memory)
 	}
-	t.Logf("measured: 2,000 idle connections beside 20 requests/s: all answered, p50 %v (%v without), p99 %v (%v), server at %d MB at most",
+	t.Logf("measured: 2,000 idle connections beside 20 requests/s: all got 200, p50 %v (%v without), p99 %v (%v), server at up to %d MB",
 		p50, p50Before, p99, p99Before, memory)
 }
 
-// Nothing of the demo can be reached from another machine, though the containers' own files say 0.0.0.0.
+// No part of the demo can be reached from another machine, though the containers' own files say 0.0.0.0.
 func TestAllListenOnLoopbackOnly(t *testing.T) {
 	t.Parallel()
 	d, _ := startServices(t)
@@ -266,7 +266,7 @@ func TestAllListenOnLoopbackOnly(t *testing.T) {
 		}
 		if conn, err := net.DialTimeout("tcp", address, time.Second); err == nil {
 			reached++
-			_ = conn.Close() // it was only a question
+			_ = conn.Close() // it was only a check
 		}
 		for _, a := range own {
 			ip, ok := a.(*net.IPNet)

@@ -25,29 +25,29 @@ import (
 )
 
 var (
-	killNode = flag.String("kill-node", "", "with -kubeconfig and -long: end a node hard too, "+
+	killNode = flag.String("kill-node", "", "with -kubeconfig and -long: kill a node too, "+
 		"by this command with its name added, such as 'docker kill'")
 	startNode  = flag.String("start-node", "", "with -kill-node: the command that brings it back, such as 'docker start'")
 	nextServer = flag.String("next-server", "", "with -kubeconfig and -long: roll the servers to this image too")
 )
 
-// kubeconfig is -kubeconfig FILE: run the demo on this cluster too. The collector's load balancer, which knows clusters
-// itself, may have defined that flag already.
+// kubeconfig is -kubeconfig FILE: run the demo on this cluster too. The collector's load balancer, which supports
+// Kubernetes itself, may already have defined that flag.
 var kubeconfig = func() flag.Value {
 	if flag.Lookup("kubeconfig") == nil {
-		flag.String("kubeconfig", "", "run the demo on this Kubernetes cluster too; kubernetes/README.md says how")
+		flag.String("kubeconfig", "", "run the demo on this Kubernetes cluster too; see kubernetes/README.md")
 	}
 	return flag.Lookup("kubeconfig").Value
 }()
 
-// cluster is the demo on a cluster. It is driven by kubectl, as a reader of kubernetes/README.md drives it.
+// cluster is the demo on a cluster, controlled with kubectl, as in kubernetes/README.md.
 type cluster struct {
 	t       *testing.T
 	root    string
 	started time.Time
 }
 
-// onCluster applies the demo and waits until all of it is ready. At the test's end it is deleted.
+// onCluster applies the demo and waits until all of it is ready. It is deleted at the test's end.
 func onCluster(t *testing.T) cluster {
 	t.Helper()
 	if kubeconfig.String() == "" {
@@ -137,10 +137,10 @@ func (c cluster) forward(t *testing.T, target string, port int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Wait() }) // its context has ended it
+	t.Cleanup(func() { _ = cmd.Wait() }) // its context has killed it
 	out := bufio.NewReader(pipe)
 	line, err := out.ReadString('\n')
-	go io.Copy(io.Discard, out) // it writes a line for each connection, and waits while nobody reads them
+	go io.Copy(io.Discard, out) // it writes a line for each connection, and blocks if nothing reads them
 	address := regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(line)
 	if address == "" {
 		t.Fatalf("kubectl port-forward %s %d: %q %v", target, port, line, err)
@@ -148,7 +148,7 @@ func (c cluster) forward(t *testing.T, target string, port int) string {
 	return address
 }
 
-// The same traces on a cluster, as its Jaeger and its Zipkin tell them; and where they were, and which way they took.
+// The same traces on a cluster, as its Jaeger and Zipkin report them; where spans were made, and the path they took.
 func TestKubernetes(t *testing.T) {
 	c := onCluster(t)
 	jaeger, zipkin := c.forward(t, "service/jaeger", 16686), c.forward(t, "service/zipkin", 9411)
@@ -197,12 +197,12 @@ func TestKubernetes(t *testing.T) {
 				collectors[pod.name] = "http://" + c.forward(t, "pod/"+pod.name, 8888) + "/metrics"
 			}
 		}
-		// An agent that was there first learns of a collector when one of its connections ends.
+		// An agent that started first learns of a new collector only when one of its connections closes.
 		start := time.Now()
 		untilNil(t, func() error {
 			accepted, sum, err := acceptedSpans(collectors)
 			if err == nil && sum < made+100 {
-				err = fmt.Errorf("the collectors have %d spans, want some more", sum)
+				err = fmt.Errorf("the collectors have %d spans, want more", sum)
 			}
 			for name, n := range accepted {
 				if n*10 < sum {
@@ -231,7 +231,7 @@ func TestKubernetes(t *testing.T) {
 					}
 					node := where["k8s.node.name"]
 					if node == "" || on[where["k8s.pod.name"]] != node || where["k8s.namespace.name"] != "otel-demo" {
-						return fmt.Errorf("a span of %s says that it was made in %v", span.Service, where)
+						return fmt.Errorf("a span of %s has the wrong place: %v", span.Service, where)
 					}
 					madeOn[node]++
 					total++
@@ -298,9 +298,9 @@ const (
 	nodeAway  = 100 * time.Second
 )
 
-// faults does, under load, what happens to pods and nodes. What ends in order loses no span.
+// faults does to pods and nodes, under load, what can happen to them. An orderly shutdown loses no span.
 func (c cluster) faults(t *testing.T) {
-	// Not by port-forward, which ends with its pod.
+	// Not through port-forward, which stops with its pod.
 	f := fault{c, c.service("server", 8080), c.service("jaeger", 16686), c.service("zipkin", 9411)}
 	connection, err := net.DialTimeout("tcp", f.server, 2*time.Second)
 	if err != nil {
@@ -326,7 +326,7 @@ func (c cluster) faults(t *testing.T) {
 	f.test(t, "collectors rolled to a new config", all("otel-collector"), change("otel-collector-config.yaml"))
 	f.test(t, "agents rolled to a new config", all("otel-agent"), change("otel-agent-config.yaml"))
 	if *nextServer == "" {
-		t.Log("the servers are not rolled: that needs -next-server")
+		t.Log("no rollout of the servers: that needs -next-server")
 	} else {
 		f.test(t, "servers rolled to a new image", all("server"), func(f fault, _ []string) {
 			f.kubectl("set", "image", "deployment/server", "server="+*nextServer)
@@ -336,7 +336,7 @@ func (c cluster) faults(t *testing.T) {
 		f.kubectl("rollout", "restart", "deployment/worker")
 	}, http.StatusServiceUnavailable)
 	if *killNode == "" {
-		t.Log("no node is ended: that needs -kill-node and -start-node")
+		t.Log("no node is killed: that needs -kill-node and -start-node")
 		return
 	}
 	f.testNode(t)
@@ -388,8 +388,8 @@ type fault struct {
 	server, jaeger, zipkin string // addresses
 }
 
-// test does something to these pods under load, and waits until others have taken their place. No span may be lost, and
-// no request may fail, other than with one of these status codes, and as many as 10 s have.
+// test does something to these pods under load, and waits until others have replaced them. No span may be lost.
+// Requests may fail only with one of these status codes, and no more than are sent in 10 s.
 func (f fault) test(t *testing.T, name string, pods []string, do func(f fault, pods []string), mayFail ...uint16) {
 	t.Run(name, func(t *testing.T) {
 		f.t = t
@@ -411,7 +411,7 @@ func (f fault) test(t *testing.T, name string, pods []string, do func(f fault, p
 	})
 }
 
-// untilReplaced waits until these pods are gone or about to end, and as many as there were before are ready.
+// untilReplaced waits until these pods are gone or terminating, and as many as before are ready.
 func (f fault) untilReplaced(at time.Time, gone []string) time.Duration {
 	f.t.Helper()
 	for ; ; time.Sleep(500 * time.Millisecond) {
@@ -430,13 +430,12 @@ func (f fault) untilReplaced(at time.Time, gone []string) time.Duration {
 			return time.Since(at).Round(time.Second)
 		}
 		if time.Since(at) > 5*time.Minute {
-			f.t.Fatalf("not whole after 5 minutes: %v", f.pods(""))
+			f.t.Fatalf("not replaced after 5 minutes: %v", f.pods(""))
 		}
 	}
 }
 
-// testNode ends a node hard that has neither the broker nor a backend, as those keep all that they have in memory, and
-// brings it back.
+// testNode kills a node and brings it back: one without the broker or a backend, which keep everything in memory.
 func (f fault) testNode(t *testing.T) {
 	nodes := f.nodes()
 	node := nodes[len(nodes)-1]
@@ -472,7 +471,7 @@ func (f fault) testNode(t *testing.T) {
 		load := startLoad(t, f.server, faultRate)
 		time.Sleep(30 * time.Second)
 		at := time.Now()
-		t.Cleanup(func() { f.command(*startNode, node) }) // which does nothing if it runs
+		t.Cleanup(func() { f.command(*startNode, node) }) // does nothing if it is running
 		f.command(*killNode, node)
 		elsewhere := time.Duration(0)
 		for ; time.Since(at) < nodeAway; time.Sleep(time.Second) {
@@ -497,16 +496,16 @@ func (f fault) testNode(t *testing.T) {
 		lost, failed := f.report(load, at, fmt.Sprintf("on it were %v; all but its agent elsewhere after %v; back after %v, "+
 			"and then whole after %v", there, elsewhere, nodeAway, whole))
 		if elsewhere == 0 {
-			t.Error("not all pods are elsewhere before the node is back")
+			t.Error("not all pods have moved before the node is back")
 		}
 		unanswered := 0
 		for _, n := range failed {
 			unanswered += n
 		}
-		if most := 60 * faultRate; unanswered > most { // what a minute has; a part of that goes to the other server
+		if most := 60 * faultRate; unanswered > most { // a minute's requests, some of which go to the other server
 			t.Errorf("%d requests failed, more than %d", unanswered, most)
 		}
-		if most := 10 * faultRate * len(requestSpans); lost > most { // what 10 s of requests make
+		if most := 10 * faultRate * len(requestSpans); lost > most { // those of 10 s of requests
 			t.Errorf("%d spans are lost, more than %d", lost, most)
 		}
 	})
@@ -520,13 +519,13 @@ func (f fault) command(line, argument string) {
 	}
 }
 
-// report ends the load, and returns how many spans either backend lacks of those that the requests must have made, and
-// how many requests failed with which status code. A request that was answered made five spans, and one that was told
-// that no worker listens made four. What a request without an answer made, nobody knows.
+// report stops the load. It returns how many of the spans that the requests must have made are missing at either
+// backend, and how many requests failed, by status code. A request that got 200 made five spans, and one that was told
+// that no worker listens made four. What a request without a response made is unknown.
 func (f fault) report(load *loading, at time.Time, whole string) (lost int, failed map[uint16]int) {
 	f.t.Helper()
 	load.Stop()
-	load.answered() // holds each answer to name its own request's trace
+	load.answered() // checks that each response names its own request's trace
 	failed = map[uint16]int{}
 	want, total, failures, last := map[string][]string{}, 0, map[string]int{}, time.Duration(0)
 	for _, result := range load.Ended() {
@@ -590,7 +589,7 @@ func (f fault) report(load *loading, at time.Time, whole string) (lost int, fail
 	return lost, failed
 }
 
-// lacking returns the names of the spans that a trace lacks, of those that it must have.
+// lacking returns which of the spans that a trace must have are missing.
 func lacking(url string, parse func([]byte) ([]*trace.Trace, error), names []string) []string {
 	body, err := fetch(url)
 	if err != nil {

@@ -22,28 +22,28 @@ import (
 	"otel-demo/local/trace"
 )
 
-// loading is requests for a test, which ends them.
+// loading sends requests until its test stops it.
 type loading struct {
 	*load.Requests
 	t *testing.T
 }
 
-// startLoad starts to send requests to a server, until stop. Each has a connection of its own: on one that was used before,
-// Go's client sends a request again if it was cut off, and nobody would know.
+// startLoad sends requests to a server until stop. Each has its own connection: on a reused one, Go's client silently
+// retries a request that was cut off.
 func startLoad(t *testing.T, serverAddress string, perSecond int) *loading {
 	l := &loading{load.Start(serverAddress, perSecond, 0, "", vegeta.KeepAlive(false)), t}
 	t.Cleanup(l.Stop)
 	return l
 }
 
-// wait waits until so many more requests have ended.
+// wait waits until n more requests have completed.
 func (l *loading) wait(n int) {
 	l.t.Helper()
 	n += len(l.Ended())
 	eventually(l.t, fmt.Sprintf("%d requests", n), func() bool { return len(l.Ended()) >= n })
 }
 
-// answered returns the trace ids of the requests that were answered 200. Each answer must name its request's own trace.
+// answered returns the trace ids of the requests that got 200. Each response must name its own request's trace.
 func (l *loading) answered() []string {
 	l.t.Helper()
 	var ids []string
@@ -53,14 +53,14 @@ func (l *loading) answered() []string {
 		}
 		id := result.Headers.Get("Trace-Id")
 		if !l.Sent(id) || slices.Contains(ids, id) {
-			l.t.Errorf("an answer has the trace id %q, which is of no request, or of two", id)
+			l.t.Errorf("a response has the trace id %q, which belongs to no request, or to two", id)
 		}
 		ids = append(ids, id)
 	}
 	return ids
 }
 
-// allAnswered holds every request to the answer 200.
+// allAnswered checks that every request got 200.
 func (l *loading) allAnswered() []string {
 	l.t.Helper()
 	for _, result := range l.Ended() {
@@ -71,9 +71,9 @@ func (l *loading) allAnswered() []string {
 	return l.answered()
 }
 
-// answeredOrRefused holds every request to one of two ends: 200, or a connection that the server did not accept since it
-// no longer listens. The system refuses those, and resets one that was still waiting. One that is accepted and then cut
-// off ends otherwise, by EOF.
+// answeredOrRefused checks that every request got 200, or that its connection was not accepted, because the server no
+// longer listens. The system refuses those, and resets one that was still waiting. One that is accepted and then cut
+// off fails differently, with EOF.
 func (l *loading) answeredOrRefused() (answered []string, refused int) {
 	l.t.Helper()
 	for _, result := range l.Ended() {
@@ -88,7 +88,7 @@ func (l *loading) answeredOrRefused() (answered []string, refused int) {
 	return l.answered(), refused
 }
 
-// latency returns the given quantile of the time to an answer, of the requests that were sent between two times.
+// latency returns the given quantile of the response times of the requests that were sent between two times.
 func (l *loading) latency(quantile float64, from, to time.Time) time.Duration {
 	l.t.Helper()
 	var all []time.Duration
@@ -104,10 +104,10 @@ func (l *loading) latency(quantile float64, from, to time.Time) time.Duration {
 	return all[int(quantile*float64(len(all)-1))].Round(100 * time.Microsecond)
 }
 
-// requestSpans are the spans of one request, as each backend has them in lower case.
+// requestSpans are the spans of one request, in lower case as Zipkin has them.
 var requestSpans = []string{"server get /hello", "server handle request", "server publish", "server publish work", "worker process work"}
 
-// lost returns how many of the spans that each trace should have are not in a store, and says for one trace which.
+// lost returns how many of the spans that each trace should have are missing from a store, and an example of one trace.
 func lost(store *trace.Store, ids, want []string) (spans int, example string) {
 	for _, id := range ids {
 		got := map[string]bool{}
@@ -148,22 +148,22 @@ func allArrive(t *testing.T, d *stack.Demo, ids []string, within time.Duration) 
 		}
 	}
 	if t.Failed() {
-		t.FailNow() // so that no figures are written that don't hold
+		t.FailNow() // so that no wrong figures are logged
 	}
 	return time.Since(start).Round(100 * time.Millisecond)
 }
 
-// terminate sends a service SIGTERM, and returns its exit status and how long it took to end, which is an error from
-// limit on.
+// terminateService sends a service SIGTERM, and returns its exit status and how long it took to exit. More than limit
+// is an error.
 func terminateService(t *testing.T, d *stack.Demo, name string, limit time.Duration) (status int, took time.Duration) {
 	t.Helper()
 	start := time.Now()
-	if err := d.StopService(name); err != nil { // it kills what hasn't ended after 10 s
+	if err := d.StopService(name); err != nil { // it kills a process that hasn't exited after 10 s
 		t.Error(err)
 	}
 	took = time.Since(start).Round(10 * time.Millisecond)
 	if took > limit {
-		t.Errorf("%s took %v to end, want %v at most", name, took, limit)
+		t.Errorf("%s took %v to exit, want at most %v", name, took, limit)
 	}
 	status, err := d.Wait(t.Context(), name)
 	if err != nil {
@@ -172,7 +172,7 @@ func terminateService(t *testing.T, d *stack.Demo, name string, limit time.Durat
 	return status, took
 }
 
-// peakMemory returns the most memory that a service's process has had so far, in MB.
+// peakMemory returns the most memory that a service's process has used so far, in MB.
 func peakMemory(t *testing.T, d *stack.Demo, name string) int {
 	t.Helper()
 	needsProc(t)
@@ -188,7 +188,7 @@ func peakMemory(t *testing.T, d *stack.Demo, name string) int {
 	return kB * 1024 / 1_000_000
 }
 
-// The report accounts for each span. What was fast or slow is no matter here.
+// The report accounts for each span. Speed doesn't matter here.
 func TestLoadReportsBothSides(t *testing.T) {
 	t.Parallel()
 	r := startRunner(t, "-load", "20", "-for", "1s", "-json")
@@ -205,7 +205,7 @@ func TestLoadReportsBothSides(t *testing.T) {
 	for _, side := range got.Sides {
 		if side.Answered != 20 || side.Gave != "" || side.Latency.P50 <= 0 || side.Latency.P999 < side.Latency.P50 ||
 			side.FromSend.P50 > side.Latency.P50 {
-			t.Errorf("got %+v, want 20 answers", side)
+			t.Errorf("got %+v, want 20 responses", side)
 		}
 		names := ""
 		for _, p := range side.Processes {
@@ -244,11 +244,11 @@ func TestCollectorAloneListens(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if it hasn't ended
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if it hasn't exited
 	eventually(t, "the collector to listen", func() bool {
 		connection, err := net.Dial("tcp", "127.0.0.1:4317")
 		if err == nil {
-			_ = connection.Close() // it was only a question
+			_ = connection.Close() // it was only a check
 		}
 		return err == nil
 	})

@@ -10,7 +10,7 @@ import (
 	"otel-demo/local/stack"
 )
 
-// The number that a program logs is exactly what the other end lacks.
+// The number that a program logs is exactly what is missing at the other end.
 func TestLostSpansAreReported(t *testing.T) {
 	t.Parallel()
 	for name, run := range map[string]func(t *testing.T, d *stack.Demo, requests func(n int)){
@@ -42,17 +42,17 @@ func TestLostSpansAreReported(t *testing.T) {
 				}
 			})
 			status, took := terminateService(t, d, "server", 10*time.Second)
-			if err := d.Stop(); err != nil { // so that all that will come has come
+			if err := d.Stop(); err != nil { // so that everything that will arrive has arrived
 				t.Error(err)
 			}
 			said := regexp.MustCompile(`server \| .*msg="stop tracing" error="(\d+) of (\d+) spans were lost`).FindStringSubmatch(log.String())
 			if said == nil {
-				t.Fatalf("the server did not say that spans were lost:\n%s", lastLines(log.String(), "server"))
+				t.Fatalf("the server did not report that spans were lost:\n%s", lastLines(log.String(), "server"))
 			}
 			lost, _ := strconv.Atoi(said[1])
 			recorded, _ := strconv.Atoi(said[2])
 			if arrived := spansOf(d, "server"); lost == 0 || status != 0 || arrived != recorded-lost {
-				t.Errorf("exit %d, and the server says that %d of %d spans were lost; %d arrived", status, lost, recorded, arrived)
+				t.Errorf("exit %d, and the server reports that %d of %d spans were lost; %d arrived", status, lost, recorded, arrived)
 			}
 			t.Logf("measured: %s: %d of %d spans were lost, and %d arrived; exit after %v", name, lost, recorded, spansOf(d, "server"), took)
 		})

@@ -36,13 +36,13 @@ import (
 	"otel-demo/local/trace"
 )
 
-// missingPage is the page whose rows are tested here: each by the test that its last column names.
+// missingPage is the page whose rows are tested here, each by the test that its last column names.
 const missingPage = "docs/missing-spans.md"
 
 // notHere is in the last column of a row whose fault can't be made here.
 const notHere = "not reproduced"
 
-// faults make the fault of a row, and see what the row says that you see.
+// faults cause the fault of a row, and check what the row says that you see.
 var faults = map[string]func(m *missing){
 	"wrong-host": func(m *missing) {
 		m.sees(m.run("client", "OTEL_EXPORTER_OTLP_ENDPOINT=http://otel-agent.invalid:4317").output)
@@ -53,7 +53,7 @@ var faults = map[string]func(m *missing){
 		m.request(server.address)
 		m.sees(server.output) // while it runs, not at its end
 		if took := time.Since(start); took > 16*time.Second {
-			m.Errorf("it took %v until the server said so", took)
+			m.Errorf("it took %v until the server reported it", took)
 		}
 	},
 	"grpc-to-http": func(m *missing) {
@@ -101,7 +101,7 @@ var faults = map[string]func(m *missing){
 		if _, err := d.Wait(m.Context(), "client"); err != nil {
 			m.Fatal(err)
 		}
-		if err := d.Stop(); err != nil { // so that all that will come has come
+		if err := d.Stop(); err != nil { // so that everything that will arrive has arrived
 			m.Error(err)
 		}
 		m.sees(func() string { return d.Hops().String() })
@@ -234,8 +234,8 @@ var faults = map[string]func(m *missing){
 	},
 }
 
-// Each row of the page's tables is a fault that is made here, and what the row quotes is seen: a log line, a number, or the
-// pieces into which a trace falls.
+// Each row of the page's tables is a fault that is caused here, and what the row quotes is seen: a log line, a number,
+// or the pieces into which a trace breaks.
 func TestMissingSpans(t *testing.T) {
 	t.Parallel()
 	rows := missingRows(t)
@@ -258,7 +258,7 @@ func TestMissingSpans(t *testing.T) {
 			t.Parallel()
 			fault := faults[row.test]
 			if fault == nil {
-				t.Fatalf("%s names it, and there is no such test", missingPage)
+				t.Fatalf("%s names it, but there is no such test", missingPage)
 			}
 			m := &missing{T: t, name: row.test, quotes: row.quotes, demo: d, log: log, build: build}
 			fault(m)
@@ -297,7 +297,7 @@ func missingRows(t *testing.T) (rows []missingRow) {
 }
 
 // missing is one row's test. Rows that need no fault of the agent, the collector or the backends share a demo, and run
-// programs of their own beside it.
+// their own programs beside it.
 type missing struct {
 	*testing.T
 	name   string
@@ -307,12 +307,12 @@ type missing struct {
 	build  func() (dir string, err error)
 }
 
-// quoted returns what matches a quote of the page, in which … stands for anything.
+// quoted returns a pattern for a quote of the page, in which … stands for anything.
 func quoted(quote string) *regexp.Regexp {
 	return regexp.MustCompile(strings.ReplaceAll(regexp.QuoteMeta(quote), "…", ".*"))
 }
 
-// sees waits until all that the row quotes is in a text.
+// sees waits until a text contains all that the row quotes.
 func (m *missing) sees(text func() string) {
 	m.Helper()
 	for _, quote := range m.quotes {
@@ -328,8 +328,8 @@ func (m *missing) sees(text func() string) {
 	}
 }
 
-// breaksInto waits until the trace of that id, with what belongs to this test, has just the paths that the row quotes. A
-// quote that begins with a quotation mark is of the message, which the trace's id, or its own, tells from others.
+// breaksInto waits until the trace with that id, with what belongs to this test, has exactly the paths that the row
+// quotes. A quote that begins with a quotation mark is from the message, identified by the trace's id or its own.
 func (m *missing) breaksInto(id string, wire func(texts ...string) string) {
 	m.Helper()
 	var want, message []string
@@ -357,8 +357,8 @@ func (m *missing) breaksInto(id string, wire func(texts ...string) string) {
 	m.sees(func() string { return wire(ids...) })
 }
 
-// pieces returns the trace of that id, those with a span of a program that this test runs, and those in which a message of
-// theirs, or one whose id is the test's name, is processed.
+// pieces returns the trace with that id, those with a span of a program that this test runs, and those in which one of
+// their messages, or one whose id is the test's name, is processed.
 func (m *missing) pieces(id string) (pieces []*trace.Trace) {
 	messages := map[string]bool{m.name: true}
 	for _, producing := range []bool{true, false} {
@@ -380,8 +380,8 @@ func (m *missing) pieces(id string) (pieces []*trace.Trace) {
 	return pieces
 }
 
-// paths are the ways from each root down to each leaf, by name. A span whose parent is missing has ? above it. What each
-// run of the client makes besides, and Redis's own command, are left out.
+// paths returns the paths from each root down to each leaf, by name. A span whose parent is missing has ? above it. The
+// client's other traces, and Redis's own command, are left out.
 func paths(traces ...*trace.Trace) (all []string) {
 	var walk func(above string, n *trace.Node)
 	walk = func(above string, n *trace.Node) {
@@ -414,7 +414,7 @@ func paths(traces ...*trace.Trace) (all []string) {
 	return all
 }
 
-// wire listens to the messages, and returns a function that returns those in which one of the texts is.
+// wire listens to the messages, and returns a function that returns those that contain one of the texts.
 func (m *missing) wire() func(texts ...string) string {
 	client := goredis.NewClient(&goredis.Options{Addr: address(m.T, m.demo, "redis", 6379)})
 	subscription := client.Subscribe(m.Context(), "work")
@@ -443,11 +443,11 @@ func (m *missing) publish(payload string) {
 	client := goredis.NewClient(&goredis.Options{Addr: address(m.T, m.demo, "redis", 6379)})
 	defer client.Close()
 	if heard, err := client.Publish(m.Context(), "work", payload).Result(); heard == 0 || err != nil {
-		m.Fatalf("%d listen, %v", heard, err)
+		m.Fatalf("%d subscribers, %v", heard, err)
 	}
 }
 
-// request sends a request as curl would, perhaps with a traceparent, and returns the trace's id.
+// request sends a request as curl would, optionally with a traceparent, and returns the trace's id.
 func (m *missing) request(server string, traceparent ...string) string {
 	m.Helper()
 	request, err := http.NewRequestWithContext(m.Context(), http.MethodGet, "http://"+server+"/hello", nil)
@@ -466,7 +466,7 @@ func (m *missing) request(server string, traceparent ...string) string {
 	return response.Header.Get("Trace-Id")
 }
 
-// control sends a request that nothing is wrong with, and waits for its spans. What was sent before has arrived by then.
+// control sends a request without a fault, and waits for its spans. Anything sent before has arrived by then.
 func (m *missing) control() {
 	m.Helper()
 	allArrive(m.T, m.demo, []string{m.request(address(m.T, m.demo, "server", 8080))}, 40*time.Second)
@@ -482,7 +482,7 @@ func (m *missing) isNowhere(id string) {
 	}
 }
 
-// heldByTheAgent starts a demo whose agent holds the spans of one request, since the collector is down.
+// heldByTheAgent starts a demo whose agent holds the spans of one request, because the collector is down.
 func (m *missing) heldByTheAgent() (d *stack.Demo, id string) {
 	m.Helper()
 	d, m.log = startServices(m.T)
@@ -492,7 +492,7 @@ func (m *missing) heldByTheAgent() (d *stack.Demo, id string) {
 	return d, id
 }
 
-// isLost says whether a trace stays away when all runs again.
+// isLost checks that a trace doesn't arrive once everything runs again.
 func (m *missing) isLost(d *stack.Demo, id string) {
 	m.Helper()
 	startService(m.T, d, "otel-collector")
@@ -501,7 +501,7 @@ func (m *missing) isLost(d *stack.Demo, id string) {
 	m.isNowhere(id)
 }
 
-// brokenServer runs a server with such an environment, and a client that asks it.
+// brokenServer runs a server with this environment, and a client that sends it requests.
 func (m *missing) brokenServer(env ...string) {
 	m.Helper()
 	wire := m.wire()
@@ -552,7 +552,7 @@ func (m *missing) start(name string, env ...string) *program {
 		m.Fatal(err)
 	}
 	m.Cleanup(func() {
-		_ = p.Process.Kill() // it may have ended
+		_ = p.Process.Kill() // it may have exited
 		_ = p.Wait()         // likewise
 	})
 	return p
@@ -568,20 +568,20 @@ func (m *missing) run(name string, env ...string) *program {
 	return p
 }
 
-// server starts a server, which publishes to the shared demo's worker, and waits until it is well.
+// server starts a server, which publishes to the shared demo's worker, and waits until it is healthy.
 func (m *missing) server(env ...string) *program {
 	m.Helper()
 	listen := freeAddress(m.T)
 	p := m.start("server", append(env, "LISTEN_ADDR="+listen)...)
 	p.address = listen
-	eventually(m.T, "the server to be well", func() bool { return getURL("http://"+listen+"/healthz").status == http.StatusOK })
+	eventually(m.T, "the server to be healthy", func() bool { return getURL("http://"+listen+"/healthz").status == http.StatusOK })
 	return p
 }
 
-// edited is the variable with which an edited copy of a program makes the row's fault.
+// edited is the variable that makes an edited copy of a program cause the row's fault.
 func (m *missing) edited() string { return "ROW=" + m.name }
 
-// edits are the faults that are in code. All are in one build of the programs, each for the row that it names.
+// edits are the faults in code. One build of the programs has all of them, each for the row that it names.
 var edits = []edit{
 	{"pkg/row.go", "", "package pkg\nimport \"os\"\nfunc Row(name string) bool { return os.Getenv(\"ROW\") == name }"},
 	{"cmd/client/client.go", "defer span.End()\n\n\t// Baggage", `if !pkg.Row("never-ended") { defer span.End() }` + "\n// Baggage"},
@@ -631,7 +631,7 @@ func buildEdited(ctx context.Context, root, dir string, edits []edit, packages .
 		stack.Build(ctx, root, dir, append([]string{"-overlay", overlay}, packages...)...))
 }
 
-// certificate writes a certificate for localhost that is its own authority, and its key.
+// certificate writes a self-signed certificate for localhost, and its key.
 func certificate(t *testing.T) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -22,7 +22,7 @@ type outageCase struct {
 	down    string // the service
 	durable bool   // the agent's queue is on disk
 	rate    int    // requests a second
-	size    int    // of the baggage, in bytes: 900 make spans of about 700 bytes, 6 some of 200
+	size    int    // of the baggage, in bytes: 900 makes spans of about 700 bytes, 6 about 200
 	lasts   time.Duration
 }
 
@@ -34,8 +34,8 @@ func (c outageCase) String() string {
 	return fmt.Sprintf("%s down for %v at %d requests a second with %d bytes of baggage", name, c.lasts, c.rate, c.size)
 }
 
-// The next hop of the agent, or of the collector, is down for minutes, with spans of the size that real systems have. No
-// span is lost. By default each hop has the longest outage at the highest rate; -outages adds the others.
+// The next hop of the agent, or of the collector, is down for minutes, with spans of a realistic size. No span is lost.
+// By default each hop has the longest outage at the highest rate; -outages adds the others.
 func TestOutages(t *testing.T) {
 	needsLong(t)
 	cases := []outageCase{
@@ -76,7 +76,7 @@ func (c outageCase) losesNothing(t *testing.T) {
 	}
 	d, log := startServices(t, overlays...)
 	received := map[string]*load.Arrivals{}
-	came := map[string]*atomic.Int64{"jaeger": {}, "zipkin": {}} // spans, those that came twice too
+	came := map[string]*atomic.Int64{"jaeger": {}, "zipkin": {}} // spans, including those that came twice
 	for name, store := range map[string]*trace.Store{"jaeger": d.Jaeger(), "zipkin": d.Zipkin()} {
 		a := load.NewArrivals()
 		received[name] = a
@@ -122,7 +122,7 @@ func (c outageCase) losesNothing(t *testing.T) {
 	wait("requests after the outage", 20*time.Second, func() bool { return len(r.Ended()) >= sent+5*c.rate })
 	r.Stop()
 	ended := r.Ended()
-	// A busy machine may make the server respond 503, which has a span less: that is not what is tested here.
+	// On a busy machine the server may respond 503, with one span fewer. That is not tested here.
 	spans := load.SpansPerRequest * load.Answered(ended)
 	for _, result := range ended {
 		if result.Code == http.StatusServiceUnavailable {
@@ -131,10 +131,10 @@ func (c outageCase) losesNothing(t *testing.T) {
 	}
 	wait("all spans", time.Minute, all(spans))
 	if strings.Contains(log.String(), "spans were lost") || strings.Contains(log.String(), "Dropping data") {
-		t.Errorf("the log says that spans were lost")
+		t.Errorf("the log reports that spans were lost")
 	}
 	t.Logf("measured: %v: %d requests, 0 of %d spans lost at Jaeger and at Zipkin; the backlog was delivered %v after the return; "+
-		"%d and %d came twice; the agent took %d MB at most, the collector %d MB", c, len(ended), spans, backlog,
+		"%d and %d came twice; the agent took up to %d MB, the collector %d MB", c, len(ended), spans, backlog,
 		int(came["jaeger"].Load())-spans, int(came["zipkin"].Load())-spans,
 		peakMemory(t, d, "otel-agent"), peakMemory(t, d, "otel-collector"))
 }

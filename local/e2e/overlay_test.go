@@ -14,10 +14,10 @@ import (
 	"otel-demo/local/trace/tracetest"
 )
 
-// Several workers, a queue on disk in a volume, and a Prometheus: what recipes ask for beyond the shipped demo.
+// Several workers, a queue on disk in a volume, and a Prometheus: what recipes need beyond the shipped demo.
 func TestOverlays(t *testing.T) {
 	binary(t, "local")                           // built with all that is on the PATH
-	t.Setenv("PATH", filepath.Dir(goCommand(t))) // a Prometheus of this machine is none of the test's
+	t.Setenv("PATH", filepath.Dir(goCommand(t))) // without any Prometheus on this machine
 	config, err := os.ReadFile(filepath.Join(projectRoot(t), "otel-agent-config.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -49,8 +49,8 @@ volumes: {queue: {}}
 		t.Errorf("%d workers, want 3", len(pids))
 	}
 	metrics := address(t, d, "otel-agent", 8888)
-	if want := "what it would scrape: http://" + metrics + "/metrics"; !strings.Contains(log.String(), want) {
-		t.Errorf("the log does not say %q", want)
+	if want := "it would scrape http://" + metrics + "/metrics"; !strings.Contains(log.String(), want) {
+		t.Errorf("the log does not contain %q", want)
 	}
 	if places := d.Places(); strings.Contains(places, "prometheus") || !strings.Contains(places, "jaeger") {
 		t.Errorf("the services are announced as %s, though there is no Prometheus", places)
@@ -74,8 +74,8 @@ volumes: {queue: {}}
 	})
 }
 
-// Others would dial a port on which the collector never listens. That is known as soon as it is ready, not after a fixed
-// time.
+// Other services would dial a port that the collector never listens on. The error comes as soon as the collector is
+// ready, not after a fixed time.
 func TestACollectorThatDoesNotListenIsNamed(t *testing.T) {
 	t.Parallel()
 	files := []string{compose.File, overlay(t, `services:
@@ -86,13 +86,13 @@ func TestACollectorThatDoesNotListenIsNamed(t *testing.T) {
 	if err == nil {
 		t.Fatal("it started", d.Stop())
 	}
-	const want = "service otel-collector: it is ready and does not listen on its port 4318, which another service uses"
+	const want = "service otel-collector: it is ready but does not listen on port 4318, which another service uses"
 	if took := time.Since(start); err.Error() != want || took > 9*time.Second {
 		t.Errorf("after %v: got %v, want %s", took, err, want)
 	}
 }
 
-// A collector that sends to Zipkin's port and not to its API: what fails to be sent is named.
+// A collector sends to Zipkin's port but not to its API: the log line names what could not be sent.
 func TestHopsNameWhatFailed(t *testing.T) {
 	t.Parallel()
 	d, _ := startDemo(t, `services:
@@ -110,10 +110,10 @@ func TestHopsNameWhatFailed(t *testing.T) {
 	})
 }
 
-// An outage of the agent that is longer than the exporters' default patience, in the middle of the client's requests.
+// An outage of the agent that is longer than the exporters retry by default, in the middle of the client's requests.
 func TestNoTraceIsLostWhileTheAgentIsAway(t *testing.T) {
 	if !*long {
-		t.Skip("an outage takes its time: run it with -long")
+		t.Skip("an outage takes time: run it with -long")
 	}
 	d, _ := startDemo(t, `services: {client: {environment: {REQUESTS: "150", WORK_DURATION: 50ms}}}`)
 	eventually(t, "the first trace", func() bool { return len(d.Jaeger().Traces()) > 0 })
@@ -127,7 +127,7 @@ func TestNoTraceIsLostWhileTheAgentIsAway(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if status, err := d.Wait(ctx, "client"); err != nil || status != 0 {
-		t.Fatalf("the client ended with %d, %v", status, err)
+		t.Fatalf("the client exited with %d, %v", status, err)
 	}
 	if err := d.WaitForTraces(ctx); err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 func checkOwnProgram(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	return sendOwnSpans(t, address(t, d, "otel-agent", 4317), address(t, d, "otel-agent", 4318), func(id string) error {
 		if trace := d.Jaeger().Trace(id); trace == nil || len(trace.Spans) != 1 {
-			return fmt.Errorf("the trace %s has not arrived", id)
+			return fmt.Errorf("the trace %s did not arrive", id)
 		}
 		return nil
 	})
@@ -58,7 +58,7 @@ func sendOwnSpans(t *testing.T, grpcAddress, httpAddress string, arrived func(id
 	return ids
 }
 
-// ownSpan is a span of a program that is no part of the demo.
+// ownSpan is a span of a program that is not part of the demo.
 func ownSpan(number byte) ptraceotlp.ExportRequest {
 	traces := ptrace.NewTraces()
 	resource := traces.ResourceSpans().AppendEmpty()

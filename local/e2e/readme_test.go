@@ -15,8 +15,8 @@ import (
 	"unicode"
 )
 
-// runBy says which test does what a command of the documents does. It need not hold those that -recipe alone is in: each
-// recipe is run by TestRecipes. What needs Docker is marked as such in the document, by the line needsDocker.
+// runBy names the test that does what a command in the documents does. Commands with only -recipe can be left out:
+// TestRecipes runs each recipe. The line needsDocker marks a command that needs Docker in the document.
 var runBy = map[string]string{
 	"go run -C local .":                                    "TestDemo",
 	"go run -C local . -load 200 -for 60s":                 "TestLoadReportsBothSides",
@@ -37,11 +37,11 @@ var runBy = map[string]string{
 
 const needsDocker, needsKubernetes = "<!-- needs Docker -->", "<!-- needs Kubernetes -->"
 
-// A document is a page that is written to be read.
+// A document is a page for readers.
 type document struct {
 	path     string // from the root, with slashes
 	lines    int
-	text     string // without blocks of code
+	text     string // without code blocks
 	headings []string
 	blocks   []block
 }
@@ -70,7 +70,7 @@ func documents(t *testing.T) []document {
 	return all
 }
 
-// globbed returns the project's files that match, by their names from the root.
+// globbed returns the project's matching files, by their names from the root.
 func globbed(t *testing.T, patterns ...string) (names []string) {
 	t.Helper()
 	for _, pattern := range patterns {
@@ -111,7 +111,7 @@ func parseDocument(name, content string) document {
 	return d
 }
 
-// anchor returns what GitHub makes of a heading.
+// anchor returns the anchor that GitHub makes of a heading.
 func anchor(heading string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -124,7 +124,7 @@ func anchor(heading string) string {
 	}, strings.TrimSpace(heading))
 }
 
-// links returns where the document leads to, pictures included.
+// links returns the document's link targets, including pictures.
 func (d document) links() (targets []string) {
 	text := regexp.MustCompile("`[^`]*`").ReplaceAllString(d.text, "")
 	for _, found := range regexp.MustCompile(`\]\(([^()\s]+)\)|(?:src|srcset|href)="([^"]+)"`).FindAllStringSubmatch(text, -1) {
@@ -153,7 +153,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 				continue
 			}
 			if fragment == "" || lineOfCode.MatchString(fragment) {
-				continue // TestTheTableOfSpansLeadsToTheirLines looks at lines of code
+				continue // TestTheTableOfSpansLeadsToTheirLines checks lines of code
 			}
 			i := slices.IndexFunc(all, func(other document) bool { return other.path == name })
 			if i < 0 || !slices.Contains(all[i].headings, fragment) {
@@ -165,7 +165,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 
 var lineOfCode = regexp.MustCompile(`^L\d+$`)
 
-// The README says for each span of a request which line makes it.
+// For each span of a request, the README names the line that makes it.
 func TestTheTableOfSpansLeadsToTheirLines(t *testing.T) {
 	readme := documents(t)[0]
 	for span, want := range map[string]string{
@@ -220,13 +220,13 @@ func TestPicturesAreSmallAndShown(t *testing.T) {
 			t.Fatal(err)
 		}
 		if info.Size() > 300_000 {
-			t.Errorf("%s has %d bytes, want 300 kB at most", name, info.Size())
+			t.Errorf("%s has %d bytes, want at most 300 kB", name, info.Size())
 		}
 	}
 }
 
-// Each tree in a document is a file that a test compares with what the demo does: TestDemo docs/trace.txt, TestRecipes
-// those of the recipes.
+// Each tree in a document is a file that a test compares with what the demo does: docs/trace.txt in TestDemo, those of
+// the recipes in TestRecipes.
 func TestTreesAreThoseThatTheTestsCompare(t *testing.T) {
 	root := projectRoot(t)
 	isTree := regexp.MustCompile(`^\d+(-\d+)? traces?\n`)
@@ -244,7 +244,7 @@ func TestTreesAreThoseThatTheTestsCompare(t *testing.T) {
 				want, err := os.ReadFile(filepath.Join(root, file))
 				return err == nil && string(want) == b.text
 			}) {
-				t.Errorf("%s: this tree is none of %s:\n%s", d.path, pattern, b.text)
+				t.Errorf("%s: this tree is not in %s:\n%s", d.path, pattern, b.text)
 			}
 		}
 	}
@@ -259,7 +259,7 @@ func TestEveryCommandOfTheDocumentsIsRunOrNeedsDocker(t *testing.T) {
 		for _, command := range d.commands(t) {
 			delete(unused, command)
 			if args, ok := strings.CutPrefix(command, "go run -C local ."); ok {
-				// With -h it starts nothing, once it has taken the flags before it.
+				// With -h it only parses the flags before it, and starts nothing.
 				flags := strings.Fields(args)
 				cmd := exec.Command(binary(t, "local"), append(flags, "-h")...)
 				cmd.Dir = projectRoot(t)
@@ -276,11 +276,11 @@ func TestEveryCommandOfTheDocumentsIsRunOrNeedsDocker(t *testing.T) {
 		}
 	}
 	for command := range unused {
-		t.Errorf("runBy: %s: no document says it any more", command)
+		t.Errorf("runBy: %s: no document has it anymore", command)
 	}
 }
 
-// continued is the end of a line that goes on in the next.
+// continued is the end of a line that continues on the next.
 var continued = regexp.MustCompile(`(?: \\|( \|))\n +`)
 
 // commands returns the document's commands that need no Docker. Those that do need it must name files that exist.
@@ -338,7 +338,7 @@ func TestTheTestsThatTheTableNamesExist(t *testing.T) {
 	}
 	for command, test := range runBy {
 		if test == ".ci/run" {
-			// .ci/run takes the test command from the README. Others stand in it, perhaps with a flag more.
+			// .ci/run takes the test command from the README. Others are in it, perhaps with one more flag.
 			words := strings.Fields(command)
 			if !strings.Contains(string(ci), words[len(words)-1]+"\n") && !strings.Contains(command, "&&") {
 				t.Errorf("%s: .ci/run does not run it", command)
@@ -352,7 +352,7 @@ func TestTheTestsThatTheTableNamesExist(t *testing.T) {
 func TestREADMEHasOneTestCommandAnd400LinesAtMost(t *testing.T) {
 	readme := documents(t)[0]
 	if readme.lines > 400 {
-		t.Errorf("README.md has %d lines, want 400 at most", readme.lines)
+		t.Errorf("README.md has %d lines, want at most 400", readme.lines)
 	}
 	_, development, _ := strings.Cut(readme.text, "\n## Development\n")
 	if found := regexp.MustCompile(`(?m)^    go test `).FindAllString(development, -1); len(found) != 1 {

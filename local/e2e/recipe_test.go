@@ -28,10 +28,10 @@ import (
 	"otel-demo/local/trace/tracetest"
 )
 
-// backendsElsewhere is the one recipe that is never run: its backends are other people's.
+// backendsElsewhere is the one recipe that is never run: its backends are external services.
 const backendsElsewhere = "swap-backend"
 
-// recipeChecks are what a recipe promises besides its traces. Each returns the ids of the traces that it has made.
+// recipeChecks check what a recipe promises besides its traces. Each returns the ids of the traces that it has made.
 var recipeChecks = map[string]func(t *testing.T, d *stack.Demo, log *safeBuffer) []string{
 	"b3":                   checkB3,
 	"b3/both":              checkBothFormats,
@@ -43,7 +43,7 @@ var recipeChecks = map[string]func(t *testing.T, d *stack.Demo, log *safeBuffer)
 	"own-program":          checkOwnProgram,
 }
 
-// Every recipe, and every variant of one, gives the traces that its folder says.
+// Every recipe, and every variant of one, produces the traces in its folder.
 func TestRecipes(t *testing.T) {
 	t.Parallel()
 	root := projectRoot(t)
@@ -78,7 +78,7 @@ func recipeFolders(t *testing.T) []string {
 		}
 	}
 	if len(names) < 12 {
-		t.Errorf("there are %d recipes, want 12 at least: %v", len(names), names)
+		t.Errorf("there are %d recipes, want at least 12: %v", len(names), names)
 	}
 	return names
 }
@@ -103,7 +103,7 @@ func recipeTraces(t *testing.T, recipe string) string {
 	return recipeText(t, name, "trace.txt")
 }
 
-// checkREADME holds a recipe to the form that all share.
+// checkREADME checks that a recipe has the form that all share.
 func checkREADME(t *testing.T, name string) {
 	readme := recipeText(t, name, "README.md")
 	var headings []string
@@ -114,7 +114,7 @@ func checkREADME(t *testing.T, name string) {
 		t.Errorf("the headings are %q, want %q", headings, want)
 	}
 	if !strings.Contains(recipeText(t, "README.md"), "("+name+"/README.md)") {
-		t.Error("recipes/README.md does not lead to it")
+		t.Error("recipes/README.md does not link to it")
 	}
 	found := false
 	for _, recipe := range compose.Recipes(projectRoot(t)) {
@@ -131,11 +131,11 @@ func checkREADME(t *testing.T, name string) {
 			"go run -C local . -recipe " + recipe + "\n",
 		} {
 			if name != backendsElsewhere && !strings.Contains(readme, command) {
-				t.Errorf("it does not say %q", command)
+				t.Errorf("it does not contain %q", command)
 			}
 		}
 		if name != backendsElsewhere && !strings.Contains(readme, "```\n"+recipeTraces(t, recipe)+"```\n") {
-			t.Errorf("the traces of %s are not in it word for word", recipe)
+			t.Errorf("it does not contain the traces of %s verbatim", recipe)
 		}
 	}
 	if !found {
@@ -157,14 +157,14 @@ func startRecipe(t *testing.T, names ...string) (*stack.Demo, *safeBuffer) {
 	return startDemoWith(t, stack.Options{Files: files})
 }
 
-// waitForClients waits until all clients have ended, and well.
+// waitForClients waits until all clients have exited with status 0.
 func waitForClients(t *testing.T, d *stack.Demo) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	for _, name := range d.Clients() {
 		if status, err := d.Wait(ctx, name); err != nil || status != 0 {
-			t.Fatalf("%s ended with %d, %v", name, status, err)
+			t.Fatalf("%s exited with %d, %v", name, status, err)
 		}
 	}
 }
@@ -199,7 +199,7 @@ func runRecipe(t *testing.T, recipe string) {
 		t.Error(err)
 	default:
 	}
-	// Stopping sends on what is still under way somewhere. So nothing else comes after this.
+	// Stopping flushes whatever is still in flight, so nothing else arrives after this.
 	if err := d.Stop(); err != nil {
 		t.Error(err)
 	}
@@ -207,7 +207,7 @@ func runRecipe(t *testing.T, recipe string) {
 		t.Errorf("something else came: %v", err)
 	}
 	for line := range strings.Lines(log.String()) {
-		// An agent that was killed warns, as it should.
+		// A killed agent warns, as it should.
 		if strings.HasPrefix(line, "otel-") && recipe != "durable-agent" &&
 			(strings.Contains(line, "\twarn\t") || strings.Contains(line, "\terror\t")) {
 			t.Errorf("a collector warns: %s", line)
@@ -228,7 +228,7 @@ func ask(server string, header http.Header) (string, error) {
 	}
 	response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("the server answered %s", response.Status)
+		return "", fmt.Errorf("the server responded %s", response.Status)
 	}
 	return response.Header.Get("Trace-Id"), nil
 }
@@ -273,7 +273,7 @@ func onTheWire(t *testing.T, d *stack.Demo, header http.Header) map[string]strin
 	return nil
 }
 
-// A B3 header that comes in goes out in the message, and no other format does.
+// An incoming B3 header goes out in the message, and no other format does.
 func checkB3(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	headers := onTheWire(t, d, http.Header{"B3": {asB3}, "Baggage": {"username=jo"}})
 	if !strings.HasPrefix(headers["b3"], sentID+"-") || headers["baggage"] != "username=jo" || len(headers) != 2 {
@@ -282,7 +282,7 @@ func checkB3(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	return []string{sentID}
 }
 
-// The recipe publishes the broker's port, and the message there is as its page quotes it.
+// The recipe publishes the broker's port, and a message on it is as the page quotes it.
 func TestTheMessageTellsWhoIsBroken(t *testing.T) {
 	for recipe, quote := range map[string]string{"broken-propagation": `"headers":{}`, "broken-propagation/worker": `"headers":{"traceparent":"`} {
 		t.Run(recipe, func(t *testing.T) {
@@ -315,7 +315,7 @@ func checkBothFormats(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	return []string{sentID}
 }
 
-// The server and the worker do what the request's headers say.
+// The server and the worker follow the decision in the request's headers.
 func checkDecisionTravels(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	dropped := strings.Replace(sentID, "4", "5", 1)
 	flags := onTheWire(t, d, http.Header{"Traceparent": {"00-" + dropped + "-00f067aa0ba902b7-00"}})["traceparent"]
@@ -328,12 +328,12 @@ func checkDecisionTravels(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 		return trace != nil && len(trace.Spans) == 5
 	})
 	if d.Jaeger().Trace(dropped) != nil {
-		t.Error("the trace that was not to be recorded is there")
+		t.Error("the trace that should not be recorded is there")
 	}
 	return []string{sentID}
 }
 
-// everything returns all that Jaeger has, as it was sent, times and ids too.
+// everything returns all that Jaeger has, as it was sent, including times and ids.
 func everything(t *testing.T, d *stack.Demo) string {
 	t.Helper()
 	var all strings.Builder
@@ -351,7 +351,7 @@ func checkRedacted(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	all := everything(t, d)
 	for _, private := range []string{"donuts", "s3cr3t", "{client.address", "{network.peer.address"} {
 		if strings.Contains(all, private) {
-			t.Errorf("%q has got through:\n%s", private, all)
+			t.Errorf("%q got through:\n%s", private, all)
 		}
 	}
 	if !strings.Contains(all, "/hello?****") {
@@ -364,7 +364,7 @@ func checkAllowed(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	all := everything(t, d)
 	for _, private := range []string{"donuts", "s3cr3t", "hello, world", "url.full", "user.name"} {
 		if strings.Contains(all, private) {
-			t.Errorf("%q has got through:\n%s", private, all)
+			t.Errorf("%q got through:\n%s", private, all)
 		}
 	}
 	return nil
@@ -383,7 +383,7 @@ func checkNothingIsLost(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
 	}.losesNothing(t)
 }
 
-// agentOutage is how to make one, in the runner or on a real engine.
+// agentOutage is how to cause one, in the runner or on a real engine.
 type agentOutage struct {
 	server                          string
 	stopCollector, killAgent, start func() error
@@ -391,8 +391,8 @@ type agentOutage struct {
 	traces                          func() ([]*trace.Trace, error)
 }
 
-// losesNothing kills the agent hard under load, while the collector is away, so that its queue is all that it has. It
-// returns the ids of the traces.
+// losesNothing kills the agent under load while the collector is down, so that its queue is all that it has. It returns
+// the ids of the traces.
 func (o agentOutage) losesNothing(t *testing.T) []string {
 	t.Helper()
 	if err := o.stopCollector(); err != nil {
@@ -424,14 +424,14 @@ func (o agentOutage) losesNothing(t *testing.T) []string {
 	stopLoad := sync.OnceFunc(func() { enough.Store(true); load.Wait() })
 	defer stopLoad()
 
-	eventually(t, "a batch that the agent has taken and can't send", func() bool {
+	eventually(t, "a batch that the agent has accepted and can't send", func() bool {
 		return answered() > 20 && strings.Contains(o.log(), "Exporting failed. Will retry")
 	})
 	if err := o.killAgent(); err != nil {
 		t.Fatal(err)
 	}
 	before := answered()
-	eventually(t, "requests while the agent is away", func() bool { return answered() > before+10 })
+	eventually(t, "requests while the agent is down", func() bool { return answered() > before+10 })
 	if err := o.start(); err != nil {
 		t.Fatal(err)
 	}
@@ -446,7 +446,7 @@ func (o agentOutage) losesNothing(t *testing.T) []string {
 		for _, trace := range traces {
 			spans[trace.ID] = map[string]bool{}
 			for _, span := range trace.Spans {
-				spans[trace.ID][span.ID] = true // a batch that was being sent comes twice
+				spans[trace.ID][span.ID] = true // a batch that was in flight comes twice
 			}
 		}
 		for i, id := range ids {
@@ -460,7 +460,7 @@ func (o agentOutage) losesNothing(t *testing.T) []string {
 	return ids
 }
 
-// The collector has the numbers; if there is a Prometheus, it has them too, and else the runner says so.
+// The collector has the numbers. If there is a Prometheus, it has them too; if not, the runner reports it.
 func checkMetrics(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
 	metrics := "http://" + address(t, d, "otel-collector", 8889) + "/metrics"
 	for _, want := range []string{
@@ -479,7 +479,7 @@ func checkMetrics(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
 	}
 	if _, err := exec.LookPath("prometheus"); err != nil {
 		if !strings.Contains(log.String(), "prometheus is left out") || !strings.Contains(log.String(), metrics) {
-			t.Errorf("the runner does not say that prometheus is left out, and that the metrics are at %s", metrics)
+			t.Errorf("the runner does not report that prometheus is left out, and that the metrics are at %s", metrics)
 		}
 		return nil
 	}
@@ -502,7 +502,7 @@ func prometheusHas(t *testing.T, prometheus string) {
 	})
 }
 
-// sendOldSpan does what the README of old-formats says that curl does.
+// sendOldSpan sends what curl sends in the README of old-formats.
 func sendOldSpan(t *testing.T, server, agent string) {
 	t.Helper()
 	readme := recipeText(t, "old-formats", "README.md")
@@ -533,16 +533,16 @@ func sendOldSpan(t *testing.T, server, agent string) {
 	}
 	response.Body.Close()
 	if response.StatusCode != http.StatusAccepted {
-		t.Errorf("the agent answered %s", response.Status)
+		t.Errorf("the agent responded %s", response.Status)
 	}
 }
 
-// With links in place of parents, the worker's spans are traces of their own, and the samplers know nothing of the
-// slow traces that they belong to.
+// With links instead of parents, the worker's spans are in their own traces, and the samplers don't know about the slow
+// traces that they belong to.
 func checkTailSamplingWithLinks(t *testing.T) {
 	d, _ := startRecipe(t, "tail-sampling", "link")
 	waitForClients(t, d)
-	if err := d.Stop(); err != nil { // what the samplers have not decided on yet, they decide now
+	if err := d.Stop(); err != nil { // now the samplers decide on the remaining traces
 		t.Error(err)
 	}
 	slow, linked := 0, 0
@@ -551,7 +551,7 @@ func checkTailSamplingWithLinks(t *testing.T) {
 		if slices.Contains(services, "slow-client") && slices.Contains(services, "server") {
 			slow++
 			if slices.Contains(services, "worker") {
-				t.Error("a slow trace has the worker's span in it")
+				t.Error("a slow trace contains the worker's span")
 			}
 		} else if slices.Contains(services, "worker") {
 			linked++
@@ -616,7 +616,7 @@ func TestRecipesOnEngine(t *testing.T) {
 				})
 				return
 			}
-			time.Sleep(2 * stack.Settled) // for what else may come
+			time.Sleep(2 * stack.Settled) // for anything else that may arrive
 			if err := match(); err != nil {
 				t.Errorf("something else came: %v", err)
 			}
@@ -624,8 +624,8 @@ func TestRecipesOnEngine(t *testing.T) {
 	}
 }
 
-// The YAML for other backends is right as far as the collector in here knows their exporters; of the others it knows
-// all but the exporter itself.
+// The YAML for other backends is valid as far as this collector has their exporters. Where it lacks one, it checks
+// everything but the exporter itself.
 func TestSwapBackend(t *testing.T) {
 	t.Parallel()
 	root := projectRoot(t)
@@ -646,7 +646,7 @@ func TestSwapBackend(t *testing.T) {
 			}
 			continue
 		}
-		// One line for each component that is missing, and no other complaint.
+		// One line for each missing component, and no other complaint.
 		complaints := regexp.MustCompile(`(?m)^'.*$`).FindAllString(string(out), -1)
 		if err == nil || len(complaints) == 0 {
 			t.Errorf("%s: it is valid, though this collector lacks the exporter: %s", name, out)

@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// A process that does not end, since it is frozen, would be waited for. A second Ctrl+C means: now.
+// The runner would wait for a frozen process, which can't exit. A second Ctrl+C kills everything at once.
 func TestASecondSignalKillsAll(t *testing.T) {
 	t.Parallel()
 	needsProc(t)
 	for name, test := range map[string]struct {
 		args   []string
-		says   string // when the signals come
+		says   string // when the signals are sent
 		frozen string
 	}{
-		"run":   {nil, "all services are started", "/worker"},
+		"run":   {nil, "all services have started", "/worker"},
 		"load":  {[]string{"-load", "1"}, "starting the demo twice", "/worker"},
 		"start": {[]string{"-f", overlay(t, `services: {worker: {scale: 0}, client: {depends_on: {server: {condition: service_healthy}}}}`)}, "waiting for server", "/server"},
 	} {

@@ -22,7 +22,7 @@ func TestTheTutorialIsShortAndCommented(t *testing.T) {
 		lines, comments = lines+l, comments+c
 	}
 	if lines > 700 {
-		t.Errorf("the six files have %d lines that aren't blank, want 700 at most", lines)
+		t.Errorf("the six files have %d non-blank lines, want at most 700", lines)
 	}
 	if share := 100 * float64(comments) / float64(lines); share < 25 || share > 35 {
 		t.Errorf("%.1f %% of the six files' lines are comments, want 25 to 35", share)
@@ -44,11 +44,11 @@ func TestTheTutorialIsShortAndCommented(t *testing.T) {
 		}
 	}
 	if all > 1210 {
-		t.Errorf("cmd and pkg have %d lines that aren't blank, without tests, want 1210 at most", all)
+		t.Errorf("cmd and pkg have %d non-blank lines without tests, want at most 1210", all)
 	}
 }
 
-// count counts the lines of a file that aren't blank, and those that are comments. None is wider than 120.
+// count counts the non-blank lines of a file, and its comments. None may be wider than 120.
 func count(t *testing.T, file string) (lines, comments int) {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(projectRoot(t), filepath.FromSlash(file)))
@@ -60,7 +60,7 @@ func count(t *testing.T, file string) (lines, comments int) {
 		number++
 		line = strings.TrimRight(line, "\r\n")
 		if width := utf8.RuneCountInString(strings.ReplaceAll(line, "\t", "    ")); width > 120 {
-			t.Errorf("%s:%d: %d columns, want 120 at most", file, number, width)
+			t.Errorf("%s:%d: %d columns, want at most 120", file, number, width)
 		}
 		line = strings.TrimSpace(line)
 		if line != "" {

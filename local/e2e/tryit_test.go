@@ -120,7 +120,7 @@ func TestTheTutorialHasTheTryItNotes(t *testing.T) {
 			t.Errorf("%s: the note lacks %s: %s", file, command, text)
 		}
 		if try.file != file && !strings.Contains(text, "in "+try.file+",") {
-			t.Errorf("%s: the note's edit is in %s, and it doesn't say so: %s", file, try.file, text)
+			t.Errorf("%s: the note's edit is in %s, but the note doesn't say that: %s", file, try.file, text)
 		}
 		old, edited := deleted.FindStringSubmatch(text), ""
 		if found := replaced.FindStringSubmatch(text); found != nil {

@@ -10,7 +10,7 @@ import (
 	"otel-demo/local/trace"
 )
 
-// A request that the sender itself sent late is as late for whoever would have sent it in time.
+// Latency counts from when a request should have been sent, even if the sender itself was late.
 func TestLatencyIsFromTheIntendedStart(t *testing.T) {
 	began := time.Now()
 	r := &Requests{began: began, interval: 10 * time.Millisecond}
@@ -40,11 +40,11 @@ func TestArrivals(t *testing.T) {
 }
 
 func TestWhatGave(t *testing.T) {
-	if got := (sideReport{Sent: 100, Answered: 100}).gave(100); got != "" {
+	if got := (sideReport{Sent: 100, Answered: 100}).failures(100); got != "" {
 		t.Errorf("got %q, want nothing", got)
 	}
 	got := sideReport{Sent: 90, Answered: 80, SpansMade: 400, Latency: quantiles{P99: 1500},
-		Backends: map[string]backendReport{"jaeger": {Lost: 3}}}.gave(100)
+		Backends: map[string]backendReport{"jaeger": {Lost: 3}}}.failures(100)
 	for _, want := range []string{"10 of 100 requests could not be sent", "10 requests failed", "p99", "jaeger lacks 3 of 400 spans"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("got %q, want %s in it", got, want)

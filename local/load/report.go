@@ -16,10 +16,10 @@ import (
 	"github.com/shirou/gopsutil/v4/mem"
 )
 
-// runnerItself is what its row is called: it sends the requests, and serves Redis and the backends of both sides.
+// runnerItself is the name of the runner's row: it sends the requests, and runs Redis and the backends of both sides.
 const runnerItself = "runner"
 
-// Report is what -load found out about one rate. -json writes it as it is.
+// Report is the result of -load for one rate. -json writes it as is.
 type Report struct {
 	Machine   machine      `json:"machine"`
 	PerSecond int          `json:"per_second"`
@@ -38,14 +38,14 @@ type sideReport struct {
 	Side     string `json:"side"`
 	Sent     int    `json:"sent"`
 	Answered int    `json:"answered"`
-	// From when the fixed rate would have sent the request.
+	// Counted from when the fixed rate would have sent the request.
 	Latency quantiles `json:"latency_ms"`
-	// From when it was sent. The difference is the sender's own delay.
+	// Counted from when it was sent. The difference is the sender's own delay.
 	FromSend  quantiles                `json:"latency_from_send_ms"`
 	SpansMade int                      `json:"spans_made"`
 	Backends  map[string]backendReport `json:"backends,omitempty"`
 	Processes []processReport          `json:"processes"`
-	Gave      string                   `json:"gave,omitempty"` // what did not hold, if anything
+	Gave      string                   `json:"gave,omitempty"` // what failed, if anything
 }
 
 type quantiles struct {
@@ -58,7 +58,7 @@ type quantiles struct {
 type backendReport struct {
 	Arrived int `json:"spans_arrived"`
 	Lost    int `json:"spans_lost"`
-	// From the end of a trace's last span until the backend had all of the trace.
+	// From the end of a trace's last span until the backend had the complete trace.
 	WholeP50 float64 `json:"whole_p50_ms"`
 	WholeP99 float64 `json:"whole_p99_ms"`
 }
@@ -80,7 +80,7 @@ func newReport(rate int, duration time.Duration, sides []sideReport) Report {
 	}
 }
 
-// report says what became of the requests that were sent to a side.
+// report returns what became of the requests that were sent to a side.
 func (s *side) report(rate int, duration time.Duration, sent *Requests, processes []processReport) sideReport {
 	results := sent.Ended()
 	r := sideReport{Side: s.name, Sent: len(results), Answered: Answered(results), Processes: processes}
@@ -101,7 +101,7 @@ func (s *side) report(rate int, duration time.Duration, sent *Requests, processe
 	for name, a := range s.backends {
 		r.Backends[name] = a.report(ids)
 	}
-	r.Gave = r.gave(int(float64(rate) * duration.Seconds()))
+	r.Gave = r.failures(int(float64(rate) * duration.Seconds()))
 	return r
 }
 
@@ -126,8 +126,8 @@ func (a *Arrivals) report(ids []string) backendReport {
 	return r
 }
 
-// gave returns what did not hold, or "".
-func (r sideReport) gave(planned int) string {
+// failures returns what failed, or "".
+func (r sideReport) failures(planned int) string {
 	var all []string
 	if r.Sent < planned {
 		all = append(all, fmt.Sprintf("%d of %d requests could not be sent, not even 10 s late", planned-r.Sent, planned))
@@ -159,10 +159,10 @@ func newQuantiles(all []time.Duration) quantiles {
 	return quantiles{at(0.5), at(0.9), at(0.99), at(0.999)}
 }
 
-// WriteJSON writes the report as it is, on one line.
+// WriteJSON writes the report as is, on one line.
 func (r Report) WriteJSON(w io.Writer) error { return json.NewEncoder(w).Encode(r) }
 
-// WriteText writes the report for people. Where there are two sides they stand beside each other.
+// WriteText writes the report for people. Two sides are shown next to each other.
 func (r Report) WriteText(w io.Writer) error {
 	how := ""
 	if len(r.Sides) > 1 {
@@ -190,7 +190,7 @@ func (r Report) WriteText(w io.Writer) error {
 	}
 	fmt.Fprintln(t)
 	row("requests", "%.0f", func(s sideReport) float64 { return float64(s.Sent) })
-	row("answered", "%.0f", func(s sideReport) float64 { return float64(s.Answered) })
+	row("succeeded", "%.0f", func(s sideReport) float64 { return float64(s.Answered) })
 	row("latency p50, ms", "%.2f", func(s sideReport) float64 { return s.Latency.P50 })
 	row("p90, ms", "%.2f", func(s sideReport) float64 { return s.Latency.P90 })
 	row("p99, ms", "%.2f", func(s sideReport) float64 { return s.Latency.P99 })
@@ -204,7 +204,7 @@ func (r Report) WriteText(w io.Writer) error {
 			fmt.Fprintf(t, "spans made\t%d\t\n", s.SpansMade)
 			fmt.Fprintf(t, "arrived\t%d\t\n", b.Arrived)
 			fmt.Fprintf(t, "lost\t%d\t\n", b.Lost)
-			fmt.Fprintf(t, "whole trace after its last span's end, p50, ms\t%.0f\t\n", b.WholeP50)
+			fmt.Fprintf(t, "complete trace after its last span's end, p50, ms\t%.0f\t\n", b.WholeP50)
 			fmt.Fprintf(t, "p99, ms\t%.0f\t\n", b.WholeP99)
 		}
 	}
@@ -214,7 +214,7 @@ func (r Report) WriteText(w io.Writer) error {
 			name := s.Side + " " + p.Name
 			if p.Name == runnerItself {
 				if name = p.Name; i < len(r.Sides)-1 {
-					continue // both have the same
+					continue // it is the same for both
 				}
 			}
 			fmt.Fprintf(t, "%s\t%.1f\t%.0f\t\n", name, p.CPUSeconds, p.PeakMB)
@@ -225,7 +225,7 @@ func (r Report) WriteText(w io.Writer) error {
 	}
 	for _, s := range r.Sides {
 		if s.Gave != "" {
-			fmt.Fprintf(w, "\n%s gave: %s\n", s.Side, s.Gave)
+			fmt.Fprintf(w, "\n%s failed: %s\n", s.Side, s.Gave)
 		}
 	}
 	return nil

@@ -12,8 +12,8 @@ import (
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
 
-// Requests are sent at a fixed rate, whether or not earlier ones have their responses. Each is its own trace, whose id is
-// known here before the request is sent.
+// Requests are sent at a fixed rate, whether or not earlier ones have received their responses. Each is its own trace,
+// whose id is known here before the request is sent.
 type Requests struct {
 	attacker *vegeta.Attacker
 	done     chan struct{} // closed when all requests have ended
@@ -21,11 +21,11 @@ type Requests struct {
 	interval time.Duration
 
 	mu      sync.Mutex
-	ids     map[string]bool // of the traces of the requests that were sent
+	ids     map[string]bool // trace ids of the requests that were sent
 	results []*vegeta.Result
 }
 
-// limited is a fixed rate that ends after so many requests, or 10 s after it should have sent them.
+// limited is a fixed rate that stops after a number of requests, or 10 s after it should have sent them.
 type limited struct {
 	vegeta.ConstantPacer
 	requests uint64
@@ -39,8 +39,8 @@ func (l limited) Pace(elapsed time.Duration, sent uint64) (wait time.Duration, s
 	return l.ConstantPacer.Pace(elapsed, sent)
 }
 
-// Start starts to send requests to a server, until stop or for a time that is not 0. At most a thousand wait for
-// their responses at once.
+// Start starts sending requests to a server, until Stop or until duration is over; 0 is no limit. At most a thousand
+// wait for their responses at the same time.
 func Start(serverAddress string, perSecond int, duration time.Duration, baggage string, options ...func(*vegeta.Attacker)) *Requests {
 	r := &Requests{
 		attacker: vegeta.NewAttacker(append(options, vegeta.Timeout(10*time.Second), vegeta.MaxWorkers(1000))...),
@@ -73,14 +73,14 @@ func Start(serverAddress string, perSecond int, duration time.Duration, baggage 
 	return r
 }
 
-// late is how long after its intended start a request had ended. The intended start is when the fixed rate would have
-// sent it, though the sender may have been late too: so a stall counts for all who would have come meanwhile.
+// late returns how long after its intended start a request ended. The intended start is when the fixed rate would have
+// sent it, even if the sender was late, so a stall counts for all requests that would have been sent meanwhile.
 func (r *Requests) late(result *vegeta.Result) time.Duration {
 	intended := r.began.Add(time.Duration(result.Seq+1) * r.interval)
 	return max(result.Latency, result.Timestamp.Add(result.Latency).Sub(intended))
 }
 
-// RandomHex returns an id of so many bytes.
+// RandomHex returns a random id of that many bytes.
 func RandomHex(bytes int) string {
 	id := make([]byte, bytes)
 	_, _ = rand.Read(id) // it never fails
@@ -90,13 +90,13 @@ func RandomHex(bytes int) string {
 // Traceparent returns the header of a request that continues a trace.
 func Traceparent(trace string) string { return "00-" + trace + "-" + RandomHex(8) + "-01" }
 
-// Stop sends no more, and waits until each request has its response or has failed.
+// Stop stops sending, and waits until each request has its response or has failed.
 func (r *Requests) Stop() {
 	r.attacker.Stop()
 	<-r.done
 }
 
-// Sent says whether a trace is that of a request that was sent.
+// Sent reports whether a trace belongs to a request that was sent.
 func (r *Requests) Sent(trace string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

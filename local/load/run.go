@@ -23,15 +23,15 @@ import (
 	"otel-demo/local/trace"
 )
 
-// Options say what is run.
+// Options configure a run.
 type Options struct {
-	stack.Options               // for each of the two demos; without REDIS_URL, as each needs its own
-	Rates         []int         // requests a second; several: each in turn
+	stack.Options               // for each of the two demos; without REDIS_URL, since each needs its own Redis
+	Rates         []int         // requests a second, one rate after another
 	Duration      time.Duration // of each rate
 	Progress      func(text string)
 }
 
-// What -load runs: the demo twice, without its client. One side is traced and one isn't; all else is the same.
+// What -load runs: the demo twice, without its client. One side is traced and one isn't; everything else is the same.
 const (
 	workload = `
 services:
@@ -53,7 +53,7 @@ services:
 // SpansPerRequest is how many spans a request makes when its client makes none: four in the server, one in the worker.
 const SpansPerRequest = 5
 
-// warmUp is how long each side gets the load before it counts. Connections and the like are made in that time.
+// warmUp is how long each side gets the load before it counts, so that connections and the like are set up.
 const warmUp = 2 * time.Second
 
 // side is one of the two demos.
@@ -62,10 +62,10 @@ type side struct {
 	demo     *stack.Demo
 	server   string // its address
 	backends map[string]*Arrivals
-	gave     bool // it could not take the rate before
+	failed   bool // it could not keep up with an earlier rate
 }
 
-// Arrivals are when the spans of each trace came to a backend.
+// Arrivals records when the spans of each trace arrived at a backend.
 type Arrivals struct {
 	mu     sync.Mutex
 	traces map[string]*arrival
@@ -75,10 +75,10 @@ type Arrivals struct {
 type arrival struct {
 	spans   []string  // ids: a span that was sent twice counts once
 	end     time.Time // of the span that ended last
-	arrived time.Time // when the last one came
+	arrived time.Time // when the last one arrived
 }
 
-// Take counts spans that have just come, as Divert hands them.
+// Take counts newly arrived spans, as Divert passes them.
 func (a *Arrivals) Take(parts []*trace.Trace) {
 	now := time.Now()
 	a.mu.Lock()
@@ -102,7 +102,7 @@ func (a *Arrivals) Take(parts []*trace.Trace) {
 	}
 }
 
-// NewArrivals returns none yet.
+// NewArrivals returns empty Arrivals.
 func NewArrivals() *Arrivals { return &Arrivals{traces: map[string]*arrival{}} }
 
 func (a *Arrivals) reset() {
@@ -111,15 +111,15 @@ func (a *Arrivals) reset() {
 	a.traces, a.spans = map[string]*arrival{}, 0
 }
 
-// Count is how many different spans have come.
+// Count returns how many different spans have arrived.
 func (a *Arrivals) Count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.spans
 }
 
-// Run measures each rate in turn: a single one on both sides at the same time, several on one side after the other,
-// each until it fails. report gets what one or two sides did with a rate.
+// Run measures each rate in turn: a single rate on both sides at the same time, several rates on one side after the
+// other, each side until it fails. report receives the results of one or two sides for a rate.
 func Run(ctx context.Context, o Options, report func(Report) error) (err error) {
 	dir, err := os.MkdirTemp("", "otel-demo-load-")
 	if err != nil {
@@ -133,7 +133,7 @@ func Run(ctx context.Context, o Options, report func(Report) error) (err error) 
 	}
 	o.Line("", "starting the demo twice")
 	o.FreePorts, o.Line = true, quietLines(o.Line)
-	files := slices.Concat([]string{compose.File, base}, o.Files[1:]) // the user's own come later, and so may say otherwise
+	files := slices.Concat([]string{compose.File, base}, o.Files[1:]) // the user's come later, so they can override it
 	sides := []*side{{name: "untraced"}, {name: "traced"}}
 	for _, s := range sides {
 		options := o.Options
@@ -159,14 +159,14 @@ func Run(ctx context.Context, o Options, report func(Report) error) (err error) 
 	for _, rate := range o.Rates {
 		var results []sideReport
 		for _, s := range sides {
-			if s.gave {
+			if s.failed {
 				continue
 			}
 			one, err := measure(ctx, o, rate, s)
 			if err != nil {
 				return err
 			}
-			s.gave = one[0].Gave != ""
+			s.failed = one[0].Gave != ""
 			results = append(results, one...)
 		}
 		if len(results) == 0 {
@@ -179,8 +179,7 @@ func Run(ctx context.Context, o Options, report func(Report) error) (err error) 
 	return nil
 }
 
-// quietLines leaves out what services write though nothing is wrong: under load, the server alone writes a line a
-// request.
+// quietLines drops what services write when nothing is wrong: under load, the server alone writes a line per request.
 func quietLines(write func(service, line string)) func(service, line string) {
 	return func(service, line string) {
 		if !strings.Contains(line, "level=INFO") && !strings.Contains(line, "\tinfo\t") {
@@ -206,17 +205,17 @@ func (s *side) prepare(ctx context.Context) error {
 			err = errors.New(response.Status)
 		}
 		if response != nil {
-			_ = response.Body.Close() // its status says all
+			_ = response.Body.Close() // only its status matters
 		}
 		return err
 	})
 	if err != nil && context.Cause(ctx) == nil {
-		err = fmt.Errorf("%s: the server is not well after 30 s: %w", s.name, err)
+		err = fmt.Errorf("%s: the server is not healthy after 30 s: %w", s.name, err)
 	}
 	return err
 }
 
-// measure sends requests to all given sides at once, and returns what each did.
+// measure sends requests to all given sides at the same time, and returns a report for each.
 func measure(ctx context.Context, o Options, rate int, sides ...*side) ([]sideReport, error) {
 	const likeTheClient = "username=donuts"
 	if _, err := attack(ctx, rate, warmUp, likeTheClient, sides, func(string) {}); err != nil {
@@ -248,12 +247,12 @@ func measure(ctx context.Context, o Options, rate int, sides ...*side) ([]sideRe
 	return reports, nil
 }
 
-// attack sends requests for a time, and returns when all have ended.
+// attack sends requests for duration, and returns when all have ended.
 func attack(ctx context.Context, rate int, duration time.Duration, baggage string, sides []*side, progress func(string)) ([]*Requests, error) {
 	var all []*Requests
 	for _, s := range sides {
 		all = append(all, Start(s.server, rate, duration, baggage))
-		// In turn, or the side that is asked second would always find the machine busy with the first.
+		// Staggered: otherwise the second side would always find the machine busy with the first one's request.
 		time.Sleep(time.Second / time.Duration(rate*len(sides)))
 	}
 	start := time.Now()
@@ -268,7 +267,7 @@ func attack(ctx context.Context, rate int, duration time.Duration, baggage strin
 				text := fmt.Sprintf("%d/s: %v of %v", rate, time.Since(start).Round(time.Second), duration)
 				for i, r := range all {
 					ended := r.Ended()
-					text += fmt.Sprintf(", %s %d answered", sides[i].name, Answered(ended))
+					text += fmt.Sprintf(", %s %d succeeded", sides[i].name, Answered(ended))
 					if failed := len(ended) - Answered(ended); failed > 0 {
 						text += fmt.Sprintf(" and %d failed", failed)
 					}
@@ -285,7 +284,7 @@ func attack(ctx context.Context, rate int, duration time.Duration, baggage strin
 	return all, nil
 }
 
-// Answered counts the requests with the response 200.
+// Answered counts the requests with a 200 response.
 func Answered(results []*vegeta.Result) int {
 	n := 0
 	for _, result := range results {
@@ -305,7 +304,7 @@ func arrivedText(sides []*side) (text string) {
 	return text
 }
 
-// drain waits until so many spans have come to each backend, or nothing has come for a while.
+// drain waits until that many spans have arrived at each backend, or none has arrived for a while.
 func (s *side) drain(ctx context.Context, spans int) error {
 	last, since := -1, time.Now()
 	return poll.Until(ctx, 20*time.Millisecond, 0, func() error {
@@ -321,11 +320,11 @@ func (s *side) drain(ctx context.Context, spans int) error {
 		if len(s.backends) == 0 || all || time.Since(since) > stack.Quiet {
 			return nil
 		}
-		return fmt.Errorf("%d spans have come", total)
+		return fmt.Errorf("%d spans have arrived", total)
 	})
 }
 
-// watch follows what each process uses.
+// watch measures what each process uses.
 type watch struct {
 	processes []*watched
 	ended     chan struct{}
@@ -338,7 +337,7 @@ type watched struct {
 	before float64
 }
 
-// watch begins to follow the side's processes, and the runner itself.
+// watch starts measuring the side's processes and the runner itself.
 func (s *side) watch() *watch {
 	w := &watch{ended: make(chan struct{}), done: make(chan struct{})}
 	add := func(name string, pid int) {
@@ -359,7 +358,7 @@ func (s *side) watch() *watch {
 		for {
 			for _, p := range w.processes {
 				if m, err := p.MemoryInfo(); err == nil {
-					p.PeakMB = max(p.PeakMB, float64(m.RSS)/1e6, float64(m.HWM)/1e6) // Linux keeps the highest itself
+					p.PeakMB = max(p.PeakMB, float64(m.RSS)/1e6, float64(m.HWM)/1e6) // Linux records the peak itself
 				}
 			}
 			select {
@@ -372,7 +371,7 @@ func (s *side) watch() *watch {
 	return w
 }
 
-// cpu is how long a process has run on a CPU so far, in seconds.
+// cpu returns the CPU time that a process has used so far, in seconds.
 func (p *watched) cpu() float64 {
 	times, err := p.Times()
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"slices"
 )
 
-// Binaries returns the folder of programs and collectors that are kept, so that the next run links nothing again. `go
-// build` notices one that is stale.
+// Binaries returns the folder that keeps built programs and collectors, so that the next run doesn't link them again.
+// `go build` notices a stale one.
 func Binaries(root string) string { return filepath.Join(root, "local", "bin") }
 
 // binary returns the path of a program or a collector.
@@ -27,15 +27,15 @@ func (d *Demo) binary(name string) string {
 
 // build is a `go build` that runs while other services start.
 type build struct {
-	what     string // it says what is built
-	first    string // what to say first, if anything
-	module   string // its folder, from the root
+	what     string // what is built, for the log
+	first    string // what to log first, if anything
+	module   string // its folder, relative to the root
 	packages []string
 	done     chan struct{}
 	err      error // once it is done
 }
 
-// build returns the build of that name, and makes it if there is none yet.
+// build returns the build with that name, and creates it if there is none yet.
 func (d *Demo) build(what, module string) *build {
 	if d.builds[what] == nil {
 		d.builds[what] = &build{what: what, module: module, done: make(chan struct{})}

@@ -14,14 +14,14 @@ import (
 	"otel-demo/local/poll"
 )
 
-// collector is a real collector, on the YAML that the service mounts.
+// collector runs a real collector, with the YAML that the service mounts.
 type collector struct{}
 
-// collectors are built from these folders, chosen by the image, as in Docker.
+// collectors are built from these folders. The image selects one, as in Docker.
 var collectors = map[string]struct{ folder, what, first string }{
 	compose.CollectorImage: {folder: "collector", what: "the collector"},
 	compose.ContribImage: {"collector/contrib", "the collector with contrib's components",
-		"this recipe needs the collector with contrib's components: the first time it takes minutes to build, and then it is kept"},
+		"this recipe needs the collector with contrib's components: the first build takes minutes, later runs reuse it"},
 }
 
 func (collector) plan(d *Demo, s *service) error {
@@ -42,14 +42,14 @@ func (collector) plan(d *Demo, s *service) error {
 	return err
 }
 
-// probe finds none: the image has no program that could ask.
+// probe returns errNoProbe: the image has no program to run as a health check.
 func (collector) probe(context.Context, *Demo, *service) error { return errNoProbe }
 
-// untilItListens makes the start of a collector wait until it listens where others will dial it. Compose starts the others
-// at once, and they retry until it does; they would here too. But a container is up sooner than its neighbors, and a
-// collector's process is not, so that every start would log their failed tries.
+// untilItListens makes a collector's start wait until it listens where others will dial it. Compose starts the others
+// right away, and they retry until it listens; they would here too. But while a container is up before its neighbors, a
+// collector's process is not, so every start would log their failed attempts.
 func (d *Demo) untilItListens(s *service, p *process) {
-	var ready atomic.Bool // it has said so
+	var ready atomic.Bool // it has logged that it is ready
 	makeCommand, line := p.make, p.line
 	p.make = func() *exec.Cmd {
 		ready.Store(false)
@@ -63,12 +63,13 @@ func (d *Demo) untilItListens(s *service, p *process) {
 	}
 	p.listens = func(ctx context.Context) error {
 		for _, port := range d.addresses.Dialled(s.Name) {
-			err := d.progress(fmt.Sprintf("waiting for %s to listen on its port %d", s.Name, port.Number), func() error {
+			err := d.progress(fmt.Sprintf("waiting for %s to listen on port %d", s.Name, port.Number), func() error {
 				return poll.Until(ctx, 20*time.Millisecond, 0, func() error {
 					wasReady := ready.Load()
 					err := d.dial(ctx, s, port.Number)
 					if err != nil && wasReady {
-						return poll.Stop(fmt.Errorf("it is ready and does not listen on its port %d, which another service uses", port.Number))
+						return poll.Stop(fmt.Errorf("it is ready but does not listen on port %d, which another service uses",
+							port.Number))
 					}
 					return d.unlessFailed(err)
 				})
@@ -81,14 +82,13 @@ func (d *Demo) untilItListens(s *service, p *process) {
 	}
 }
 
-// collectorArguments returns the container's own arguments, with the YAML that it mounts, for the addresses of this
-// machine.
+// collectorArguments returns the container's arguments, and the YAML that it mounts, with this machine's addresses.
 func (d *Demo) collectorArguments(s *service, instance int) ([]string, error) {
 	onHost, err := d.mounts(s, instance)
 	if err != nil {
 		return nil, err
 	}
-	// In its container each has port 8888 for its own metrics. Here each needs its own, unless its YAML says more.
+	// In its container, each serves its metrics on port 8888. Here, each needs its own port; its YAML may override it.
 	metrics, err := d.addresses.Get(compose.Port{Service: s.Name, Instance: instance, Number: 8888})
 	if err != nil {
 		return nil, err
@@ -96,12 +96,13 @@ func (d *Demo) collectorArguments(s *service, instance int) ([]string, error) {
 	_, number := compose.HostAndPort(metrics)
 	args := []string{fmt.Sprintf("--config=yaml:service::telemetry::metrics::readers: [{pull: {exporter: "+
 		"{prometheus: {host: 127.0.0.1, port: %s, without_scope_info: true, without_units: true, without_type_suffix: true}}}}]", number),
-		// Which collector it is stands before each line already.
+		// The service's name already precedes each line.
 		"--config=yaml:service::telemetry::logs::disable_zap_resource: true"}
 	for _, arg := range s.Command {
 		name, value, ok := strings.Cut(arg, "=")
 		if !ok && strings.HasPrefix(arg, "-") || name != "--config" && name != "--set" && name != "--feature-gates" {
-			return nil, fmt.Errorf("command: %s: the runner can serve --config=PATH, --set=KEY=VALUE, --feature-gates=GATES", arg)
+			return nil, fmt.Errorf("command: %s: the runner supports only "+
+				"--config=PATH, --set=KEY=VALUE, --feature-gates=GATES", arg)
 		}
 		if name == "--config" && !strings.HasPrefix(value, "yaml:") && !strings.HasPrefix(value, "env:") {
 			if value, err = d.mappedYAML(s, instance, strings.TrimPrefix(value, "file:"), onHost); err != nil {
@@ -115,8 +116,8 @@ func (d *Demo) collectorArguments(s *service, instance int) ([]string, error) {
 	return args, nil
 }
 
-// RunCollector runs a collector of the core distribution's components until ctx ends. It listens on localhost:4317, and
-// throws all spans away.
+// RunCollector runs a collector with the core distribution's components until ctx is done. It listens on localhost:4317
+// and discards all spans.
 func RunCollector(ctx context.Context, root string) error {
 	d := &Demo{options: Options{Root: root, Line: func(_, line string) { fmt.Fprintln(os.Stderr, line) }}}
 	b := &build{what: "the collector", module: "local", packages: []string{"./collector"}, done: make(chan struct{})}
@@ -134,5 +135,5 @@ func RunCollector(ctx context.Context, root string) error {
 	if err := cmd.Run(); ctx.Err() == nil {
 		return err
 	}
-	return nil // it was asked to end
+	return nil // it was told to stop
 }

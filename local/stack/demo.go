@@ -1,5 +1,5 @@
-// Package stack runs a project of compose files on this machine: it builds what has to be built, starts each service in
-// order and on its conditions, and stops them all. Each kind of service has its own file.
+// Package stack runs the services of compose files on this machine: it builds what needs to be built, starts each
+// service in order and on its conditions, and stops them all. Each kind of service has its own file.
 package stack
 
 import (
@@ -20,25 +20,25 @@ import (
 	"otel-demo/local/viewer"
 )
 
-// Options are what a run of the demo is made of.
+// Options configure a run of the demo.
 type Options struct {
 	Root      string                     // the project's root
 	Files     []string                   // compose files, relative to Root or absolute, merged in this order
-	FreePorts bool                       // published ports get free numbers too, so that several demos run side by side
-	RedisURL  string                     // a Redis server to use, rather than the runner's own
-	Binaries  string                     // a folder that has programs and collectors already; if empty, they are built
-	Line      func(service, line string) // gets each line that a service writes, one at a time; service is "" for the demo's own
+	FreePorts bool                       // published ports get free numbers too, so several demos can run side by side
+	RedisURL  string                     // a Redis server to use instead of the runner's own
+	Binaries  string                     // a folder with prebuilt programs and collectors; if empty, they are built
+	Line      func(service, line string) // receives the services' lines, one at a time; service is "" for the demo's own
 	Kill      <-chan struct{}            // when it is closed, all processes are killed, without waiting for Stop
 }
 
-// Demo is the demo as docker-compose.yml and its overlays have it, on this machine.
+// Demo is the demo that docker-compose.yml and its overlays describe, on this machine.
 type Demo struct {
 	options   Options
-	dir       string // all files of the run; removed at the end
+	dir       string // for all files of the run; removed at the end
 	addresses *compose.Addresses
 	viewer    *viewer.Viewer
 	builds    map[string]*build
-	services  []*service // in the order of their start
+	services  []*service // in start order
 	failed    chan error
 	stopOnce  sync.Once
 	stopped   chan struct{}
@@ -50,24 +50,24 @@ type Demo struct {
 	counted  map[string]hop // what collectors counted before they were stopped
 }
 
-// service is one service of the compose file, and all instances of it.
+// service is one service of the compose file, with all its instances.
 type service struct {
 	types.ServiceConfig
 	kind      compose.Kind
 	instances []instance // none if it is left out
-	needs     *build     // what it executes, if that is built
-	awaited   bool       // another service waits for its end
+	needs     *build     // the build of what it executes, if it is built
+	awaited   bool       // another service waits for it to complete
 }
 
-// instance is what can be started and stopped: a process, or a server in the runner.
+// instance is something that can be started and stopped: a process, or a server in the runner.
 type instance interface {
-	start(ctx context.Context) error // and wait until others can use it
-	stop() error                     // and wait until it is
+	start(ctx context.Context) error // returns when others can use it
+	stop() error                     // returns when it has stopped
 }
 
-// kind is what the runner does for the services of one kind.
+// kind is how the runner handles services of one kind.
 type kind interface {
-	plan(d *Demo, s *service) error                       // makes the service's instances, and starts none
+	plan(d *Demo, s *service) error                       // creates the service's instances without starting them
 	probe(ctx context.Context, d *Demo, s *service) error // returns nil if the service is healthy
 }
 
@@ -81,7 +81,7 @@ var kinds = map[compose.Kind]kind{
 	compose.Nothing:    nothing{},
 }
 
-// nothing is a service that ends at once.
+// nothing is a service that exits immediately.
 type nothing struct{}
 
 func (nothing) plan(*Demo, *service) error                   { return nil }
@@ -90,7 +90,7 @@ func (nothing) probe(context.Context, *Demo, *service) error { return errNoProbe
 var errNoProbe = errors.New("it has no healthcheck")
 
 // Start starts all services, in the order and on the conditions of the compose file, and returns when all have started.
-// If one can't, or ctx ends before, those that have are stopped again.
+// If one fails to start, or ctx is done first, it stops those that have started.
 func Start(ctx context.Context, options Options) (*Demo, error) {
 	project, err := compose.Load(ctx, options.Root, options.Files)
 	if err != nil {
@@ -101,13 +101,13 @@ func Start(ctx context.Context, options Options) (*Demo, error) {
 	if d.addresses, err = compose.NewAddresses(project, options.FreePorts, options.RedisURL); err != nil {
 		return nil, err
 	}
-	defer d.addresses.Release() // those that are still unused
+	defer d.addresses.Release() // those still unused
 	if d.dir, err = os.MkdirTemp("", "otel-demo-"); err != nil {
 		return nil, err
 	}
 	d.viewer.Hops = func() string { return d.Hops().Table() }
 	if err = d.plan(project); err == nil {
-		go d.killWhenAsked()
+		go d.killOnRequest()
 		err = d.start(ctx)
 	}
 	if err != nil {
@@ -116,7 +116,7 @@ func Start(ctx context.Context, options Options) (*Demo, error) {
 	return d, nil
 }
 
-// plan makes every service of the project, with all that its start needs.
+// plan creates every service of the project, with everything needed to start it.
 func (d *Demo) plan(project *types.Project) error {
 	for _, name := range compose.StartOrder(project) {
 		config := project.Services[name]
@@ -139,7 +139,7 @@ func (d *Demo) plan(project *types.Project) error {
 	return nil
 }
 
-// start starts the services one after the other. What they execute is built meanwhile.
+// start starts the services one after another, while what they execute is being built.
 func (d *Demo) start(ctx context.Context) error {
 	buildCtx, cancel := context.WithCancel(ctx)
 	for _, name := range slices.Sorted(maps.Keys(d.builds)) {
@@ -180,8 +180,8 @@ func (s *service) start(ctx context.Context) error {
 	return nil
 }
 
-// Stop stops all services in the reverse order of their start, so that whatever one still has to hand over finds the
-// next one up, and removes all files. The stores can still be read. Its error names the processes that had to be killed.
+// Stop stops all services in reverse start order, so that the next hop is still up for whatever a service has yet to
+// deliver, and removes all files. The stores can still be read. The error names the processes that had to be killed.
 func (d *Demo) Stop() error {
 	var err error
 	d.stopOnce.Do(func() {
@@ -212,8 +212,8 @@ func (d *Demo) stop(s *service) error {
 	return err
 }
 
-// killWhenAsked kills all processes when Options.Kill is closed. Stop then has nothing left to wait for.
-func (d *Demo) killWhenAsked() {
+// killOnRequest kills all processes when Options.Kill is closed. Stop then has nothing left to wait for.
+func (d *Demo) killOnRequest() {
 	select {
 	case <-d.options.Kill:
 	case <-d.stopped:
@@ -221,18 +221,18 @@ func (d *Demo) killWhenAsked() {
 	}
 	for _, s := range d.services {
 		for _, p := range s.processes() {
-			_ = p.kill() // whatever it says, there is no more that can be done
+			_ = p.kill() // if it fails, there is nothing else to do
 		}
 	}
 }
 
-// Failed gets the first process that exited although it should have kept running, as an *EndError. The others keep
+// Failed receives an *EndError for the first process that exited although it should have kept running. The others keep
 // running until the caller stops them.
 func (d *Demo) Failed() <-chan error { return d.failed }
 
 // ended is called for each process that exits without being stopped. That is not a failure if the exit status is 0 and
-// either the compose file has another service wait for it, or it is the client, whose requests are limited. Then the demo
-// keeps running, for you to look around.
+// either another service waits for it to complete, or it is the client, which makes a limited number of requests. The
+// demo then keeps running so that you can look around.
 func (d *Demo) ended(s *service, p *process) {
 	d.mu.Lock()
 	stopping := d.stopping
@@ -242,11 +242,11 @@ func (d *Demo) ended(s *service, p *process) {
 	}
 	select {
 	case d.failed <- &EndError{p.name, p.status(), s.isClient()}:
-	default: // it has been told of another one
+	default: // another one has been reported already
 	}
 }
 
-// EndError is the end of a process that should have gone on.
+// EndError reports that a process exited that should have kept running.
 type EndError struct {
 	Process  string // the service, with a number if there are several
 	Status   int
@@ -254,7 +254,7 @@ type EndError struct {
 }
 
 func (e *EndError) Error() string {
-	return fmt.Sprintf("%s ended with exit status %d", e.Process, e.Status)
+	return fmt.Sprintf("%s exited with status %d", e.Process, e.Status)
 }
 
 // isClient reports whether a service makes its requests and exits. All other programs run until they are stopped.
@@ -262,7 +262,7 @@ func (s *service) isClient() bool {
 	return s.kind == compose.Program && *s.Build.Args["CMD"] == "client"
 }
 
-// Clients returns the names of the services that make their requests and end.
+// Clients returns the names of the services that make their requests and exit.
 func (d *Demo) Clients() (names []string) {
 	for _, s := range d.services {
 		if s.isClient() {
@@ -272,19 +272,19 @@ func (d *Demo) Clients() (names []string) {
 	return names
 }
 
-// Jaeger returns what has arrived at the service jaeger. Zipkin returns what has at the service zipkin.
+// Jaeger returns what has arrived at the service jaeger.
 func (d *Demo) Jaeger() *trace.Store { return d.viewer.Jaeger() }
 
 // Zipkin returns what has arrived at the service zipkin.
 func (d *Demo) Zipkin() *trace.Store { return d.viewer.Zipkin() }
 
-// A Backend is a service that keeps traces, and what it has.
+// A Backend is a service that keeps traces, with its store.
 type Backend struct {
 	Service string
 	*trace.Store
 }
 
-// Backends returns the backends that the demo has and doesn't leave out.
+// Backends returns the demo's backends, except those that are left out.
 func (d *Demo) Backends() (backends []Backend) {
 	for _, s := range d.services {
 		switch s.kind {
@@ -297,7 +297,7 @@ func (d *Demo) Backends() (backends []Backend) {
 	return backends
 }
 
-// Places says where you can look at the demo: at the published ports.
+// Places lists where you can look at the demo: the published ports.
 func (d *Demo) Places() string {
 	var places []string
 	for _, s := range d.services {
@@ -307,7 +307,7 @@ func (d *Demo) Places() string {
 		for _, p := range s.Ports {
 			address, err := d.Addr(s.Name, int(p.Target))
 			if err != nil {
-				continue // nothing of the service listens there
+				continue // the service doesn't listen there
 			}
 			path := ""
 			if s.kind == compose.Program {
@@ -331,10 +331,10 @@ func (d *Demo) Addr(name string, number int) (string, error) {
 // Addresses returns the addresses of all ports.
 func (d *Demo) Addresses() map[compose.Port]string { return d.addresses.All() }
 
-// Dir returns the folder that has all files of the run. Stop removes it.
+// Dir returns the folder that holds all files of the run. Stop removes it.
 func (d *Demo) Dir() string { return d.dir }
 
-// Wait waits until all processes of a service have ended, and returns the highest of their exit statuses.
+// Wait waits until all processes of a service have exited, and returns their highest exit status.
 func (d *Demo) Wait(ctx context.Context, name string) (int, error) {
 	processes, err := d.processes(name)
 	if err != nil {
@@ -370,8 +370,8 @@ func (d *Demo) Kill(name string) error {
 	return err
 }
 
-// StopService stops one service in order, as `docker compose stop` does: SIGTERM, and SIGKILL when its grace period is
-// over. Services in the runner close their ports and connections. Failed doesn't count it.
+// StopService stops one service gracefully, as `docker compose stop` does: with SIGTERM, and with SIGKILL when its
+// grace period is over. Services in the runner close their ports and connections. Failed doesn't report it.
 func (d *Demo) StopService(name string) error {
 	s := d.service(name)
 	if s == nil {
@@ -380,7 +380,7 @@ func (d *Demo) StopService(name string) error {
 	return d.stop(s)
 }
 
-// StartService starts a service again that was stopped, was killed or has ended, on the same ports.
+// StartService restarts a service that was stopped, was killed or has exited, on the same ports.
 func (d *Demo) StartService(ctx context.Context, name string) error {
 	s := d.service(name)
 	if s == nil {
@@ -389,7 +389,7 @@ func (d *Demo) StartService(ctx context.Context, name string) error {
 	return s.start(ctx)
 }
 
-// Restart stops a service in order and starts it again.
+// Restart stops a service gracefully and starts it again.
 func (d *Demo) Restart(ctx context.Context, name string) error {
 	if err := d.StopService(name); err != nil {
 		return err
@@ -397,7 +397,7 @@ func (d *Demo) Restart(ctx context.Context, name string) error {
 	return d.StartService(ctx, name)
 }
 
-// Services returns the names of all services, in the order of their start.
+// Services returns the names of all services, in start order.
 func (d *Demo) Services() (names []string) {
 	for _, s := range d.services {
 		names = append(names, s.Name)
@@ -405,7 +405,7 @@ func (d *Demo) Services() (names []string) {
 	return names
 }
 
-// PIDs returns the ids of a service's processes, none if it runs in the runner.
+// PIDs returns the ids of a service's processes; a service in the runner has none.
 func (d *Demo) PIDs(name string) (pids []int) {
 	if s := d.service(name); s != nil {
 		for _, p := range s.processes() {
@@ -448,7 +448,7 @@ func (d *Demo) processes(name string) ([]*process, error) {
 
 func noService(name string) error { return fmt.Errorf("there is no service %s", name) }
 
-// line passes on a line, one at a time.
+// line passes lines to Options.Line, one at a time.
 func (d *Demo) line(service, line string) {
 	if d.options.Line == nil {
 		return
@@ -458,7 +458,7 @@ func (d *Demo) line(service, line string) {
 	d.options.Line(service, line)
 }
 
-// progress runs a step. While the step runs, it logs that after one second, and then every ten seconds.
+// progress runs a step. While the step runs, it logs progress after one second, and then every ten seconds.
 func (d *Demo) progress(step string, do func() error) error {
 	done := make(chan error, 1)
 	start := time.Now()

@@ -11,7 +11,7 @@ import (
 	"otel-demo/local/poll"
 )
 
-// waitFor waits until what another service depends on is so.
+// waitFor waits until a service meets the condition on which another one depends.
 func (d *Demo) waitFor(ctx context.Context, s *service, condition string) error {
 	switch condition {
 	case types.ServiceConditionHealthy:
@@ -28,8 +28,8 @@ func (d *Demo) waitFor(ctx context.Context, s *service, condition string) error 
 	return nil
 }
 
-// waitHealthy probes a service until it is healthy, for as long as its health check says; in shorter steps, so that the
-// demo starts soon.
+// waitHealthy probes a service until it is healthy, for as long as its health check allows, but at shorter intervals so
+// that the demo starts sooner.
 func (d *Demo) waitHealthy(ctx context.Context, s *service) error {
 	interval, timeout, retries, start := 30*time.Second, 30*time.Second, 3, time.Duration(0) // Compose's defaults
 	if check := s.HealthCheck; check != nil {
@@ -54,7 +54,7 @@ func (d *Demo) waitHealthy(ctx context.Context, s *service) error {
 	return err
 }
 
-// unlessFailed returns err, for another try, unless it is nil or a process has failed meanwhile: then there is none.
+// unlessFailed returns err, which leads to another try, unless a process has failed meanwhile: then it stops the tries.
 func (d *Demo) unlessFailed(err error) error {
 	if err == nil {
 		return nil

@@ -15,23 +15,23 @@ import (
 	"otel-demo/local/compose"
 )
 
-// hop is what a collector's own metrics say of spans: by what became of them, and for an exporter by its name.
+// hop is a collector's own metrics of spans: counts by outcome, and for exporters also by name.
 type hop struct {
 	received map[string]int            // accepted, refused, failed
 	exported map[string]map[string]int // by exporter: sent, send_failed, enqueue_failed
 }
 
-// Hops is where spans are, and were, in the order in which they pass.
+// Hops shows where spans are and were, in the order of their path.
 type Hops struct {
-	sent     int // to the collectors that the programs dial, whether they were accepted or not; -1 without such collectors
+	sent     int // to the collectors that the programs dial, accepted or not; -1 if there are no such collectors
 	services []string
 	hops     map[string]hop // of collectors
 	arrived  map[string]int // at backends
 	unknown  []string       // collectors whose metrics can't be read
 }
 
-// Hops reads the collectors' metrics and counts what the backends have. What a collector has counted before it was stopped
-// is in it; what it had when it was killed is not.
+// Hops reads the collectors' metrics and counts the spans at the backends. It includes what a collector had counted
+// before it was stopped, but not what it had counted before it was killed.
 func (d *Demo) Hops() Hops {
 	h := Hops{sent: -1, hops: map[string]hop{}, arrived: map[string]int{}}
 	for _, s := range slices.Backward(d.services) {
@@ -61,11 +61,11 @@ func (d *Demo) Hops() Hops {
 	return h
 }
 
-// countHop keeps what a collector has counted, before it is stopped.
+// countHop saves a collector's counts before it is stopped.
 func (d *Demo) countHop(s *service) {
 	now, err := d.readHop(s)
 	if err != nil {
-		return // it has been stopped before, or shows no metrics
+		return // it has already been stopped, or exposes no metrics
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -96,7 +96,7 @@ var (
 	exporterName = regexp.MustCompile(`exporter="([^"]*)"`)
 )
 
-// readHop reads what all instances of a collector count now. What goes to the log alone is left out.
+// readHop reads the current counts of all instances of a collector. It skips the debug exporter, which only logs.
 func (d *Demo) readHop(s *service) (hop, error) {
 	h := hop{received: map[string]int{}, exported: map[string]map[string]int{}}
 	client := http.Client{Timeout: time.Second}
@@ -127,7 +127,7 @@ func (d *Demo) readHop(s *service) (hop, error) {
 	return h, nil
 }
 
-// String is one line: what each hop reported, and what was refused, failed or was dropped, if anything.
+// String returns one line: what each hop reported, and what was refused, failed or was dropped, if anything.
 func (h Hops) String() string {
 	var counts, losses []string
 	accepted := "accepted by"
@@ -165,7 +165,7 @@ func (h Hops) String() string {
 	return line
 }
 
-// Table is the same as a table, and what each exporter has sent.
+// Table returns the same as a table, with what each exporter has sent.
 func (h Hops) Table() string {
 	var text strings.Builder
 	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)

@@ -11,9 +11,9 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// mounts returns a function that turns a path in a container of the service into the one on this machine, where the
-// service mounts one there. Files and folders of the project are used as they are. A volume, which belongs to all services
-// that name it, is a folder of the run, and so is a tmpfs, which is the instance's own.
+// mounts returns a function that maps a path in the service's container to one on this machine, if the service mounts
+// something there. The project's files and folders are used as they are. A volume is a folder of the run, shared by all
+// services that name it; a tmpfs is a folder of the run for one instance.
 func (d *Demo) mounts(s *service, instance int) (func(path string) string, error) {
 	type mount struct{ target, host string }
 	var mounts []mount
@@ -53,8 +53,8 @@ func (d *Demo) mounts(s *service, instance int) (func(path string) string, error
 	}, nil
 }
 
-// mappedYAML writes the YAML that one instance of a service mounts at a path in its container, with the paths and addresses
-// of this machine, and returns the path of that.
+// mappedYAML copies the YAML that an instance of a service mounts at a path in its container, with this machine's paths
+// and addresses, and returns the path of the copy.
 func (d *Demo) mappedYAML(s *service, instance int, container string, onHost func(string) string) (string, error) {
 	file := onHost(container)
 	if file == container {

@@ -12,20 +12,20 @@ import (
 	"time"
 )
 
-// process is one instance of a service that runs as a process. It can be started again after it ended.
+// process is one instance of a service that runs as a process. It can be started again after it has exited.
 type process struct {
 	name  string           // the service, with a number if there are several: worker-2
 	make  func() *exec.Cmd // a new command for each start
-	grace time.Duration    // how long it may take to end in order
-	line  func(string)     // gets what it writes, line by line
+	grace time.Duration    // how long it may take to stop gracefully
+	line  func(string)     // receives what it writes, line by line
 	ended func(*process)   // called when it exits without being stopped
 
 	listens func(ctx context.Context) error // if set, waits until it listens
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd
-	done    chan struct{} // closed when it has ended
-	stopped bool          // it was asked to stop
+	done    chan struct{} // closed when it has exited
+	stopped bool          // it was told to stop
 }
 
 func (p *process) start(ctx context.Context) error {
@@ -42,7 +42,7 @@ func (p *process) run() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.done != nil && !isClosed(p.done) {
-		return errors.New("it runs already")
+		return errors.New("it is already running")
 	}
 	cmd := p.make()
 	out := &lineWriter{line: p.line}
@@ -55,7 +55,7 @@ func (p *process) run() error {
 	done := make(chan struct{})
 	p.cmd, p.done, p.stopped = cmd, done, false
 	go func() {
-		_ = cmd.Wait() // what it ended with is in cmd.ProcessState
+		_ = cmd.Wait() // its exit status is in cmd.ProcessState
 		out.flush()
 		p.mu.Lock()
 		stopped := p.stopped
@@ -89,15 +89,15 @@ func (p *process) end(end func() error) error {
 	cmd, done := p.cmd, p.done
 	p.mu.Unlock()
 	if err != nil && !errors.Is(err, os.ErrProcessDone) {
-		p.line(fmt.Sprintf("cannot be stopped in order, and so is killed: %v", err))
+		p.line(fmt.Sprintf("cannot be stopped gracefully, so it is killed: %v", err))
 		_ = cmd.Process.Kill()
 	}
 	select {
 	case <-done:
 	case <-time.After(p.grace):
-		_ = cmd.Process.Kill() // it may have ended just now
+		_ = cmd.Process.Kill() // it may have exited just now
 		<-done
-		return fmt.Errorf("%s did not stop within %v, and was killed", p.name, p.grace)
+		return fmt.Errorf("%s did not stop within %v and was killed", p.name, p.grace)
 	}
 	return nil
 }
@@ -111,7 +111,7 @@ func (p *process) signal(sig os.Signal) error {
 	return p.cmd.Process.Signal(sig)
 }
 
-// running returns a channel that is closed when the process has ended. It is closed if it was never started.
+// running returns a channel that is closed when the process has exited, or if it was never started.
 func (p *process) running() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -132,7 +132,7 @@ func (p *process) pid() int {
 	return p.cmd.Process.Pid
 }
 
-// status is the exit status of a process; after a signal it is 128 plus the signal's number, as in a shell.
+// status returns the exit status of a process; after a signal it is 128 plus the signal's number, as in a shell.
 func (p *process) status() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -154,7 +154,7 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// lineWriter passes on whole lines. A process writes to it from one goroutine, since both its outputs are the same pipe.
+// lineWriter passes on complete lines. A process writes to it from one goroutine: both its outputs are the same pipe.
 type lineWriter struct {
 	line func(string)
 	rest []byte

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// program is a service that is built from this project.
+// program is a service built from this project.
 type program struct{}
 
 func (program) plan(d *Demo, s *service) error {
@@ -19,7 +19,7 @@ func (program) plan(d *Demo, s *service) error {
 	if stat, err := os.Stat(filepath.Join(d.options.Root, "cmd", name)); err != nil || !stat.IsDir() {
 		return fmt.Errorf("build.args.CMD: %s: there is no folder cmd/%s", name, name)
 	}
-	// All programs are built at once.
+	// All programs are built together.
 	s.needs = d.build("the programs", "")
 	s.needs.add("./cmd/" + name)
 	return d.addProcesses(s, func(instance int) (string, []string, error) {
@@ -43,10 +43,10 @@ func (program) probe(ctx context.Context, d *Demo, s *service) error {
 	return cmd.Run()
 }
 
-// defaultGrace is how long Compose waits for a service to stop.
+// defaultGrace is how long Compose waits for a service to stop by default.
 const defaultGrace = 10 * time.Second
 
-// addProcesses makes the processes of a service, each by the command that it executes.
+// addProcesses adds a service's processes, each with the command that it executes.
 func (d *Demo) addProcesses(s *service, command func(instance int) (path string, args []string, err error)) error {
 	n := s.GetScale()
 	for i := range n {
@@ -78,7 +78,7 @@ func (d *Demo) addProcesses(s *service, command func(instance int) (path string,
 	return nil
 }
 
-// arguments are a container's, with the addresses of this machine.
+// arguments returns a container's arguments with this machine's addresses.
 func (d *Demo) arguments(s *service, instance int, container []string) ([]string, error) {
 	var args []string
 	for _, arg := range container {
@@ -91,8 +91,8 @@ func (d *Demo) arguments(s *service, instance int, container []string) ([]string
 	return args, nil
 }
 
-// environment is what compose gives a service, and the little that any process on this machine needs. Nothing else of
-// the user's own gets through, OTEL_ variables least of all: what a program is told stands in the compose file.
+// environment returns what compose sets for a service, and the few variables that any process on this machine needs.
+// The user's other variables don't get through, least of all OTEL_ ones: a program's settings are in the compose file.
 func (d *Demo) environment(s *service, instance int) ([]string, error) {
 	env := []string{}
 	for _, name := range []string{"HOME", "PATH", "TMPDIR", "SystemRoot", "TEMP", "TMP", "USERPROFILE"} {

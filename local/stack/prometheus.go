@@ -13,10 +13,10 @@ import (
 	"otel-demo/local/compose"
 )
 
-// prometheus is the program of that name on the PATH. If there is none, the service is left out.
+// prometheus runs the program of that name on the PATH. If there is none, the service is left out.
 type prometheus struct{}
 
-// prometheusDefault are the arguments that the image has where compose gives none.
+// prometheusDefault are the image's arguments, used if compose gives none.
 var prometheusDefault = []string{"--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"}
 
 var localAddress = regexp.MustCompile(`127\.0\.0\.1:\d+`)
@@ -43,7 +43,7 @@ func (prometheus) plan(d *Demo, s *service) error {
 		case "--storage.tsdb.path":
 			arg = name + "=" + filepath.Join(d.dir, "tsdb")
 		case "--web.listen-address":
-			return fmt.Errorf("command: %s: the runner gives Prometheus its address itself", name)
+			return fmt.Errorf("command: %s: the runner sets Prometheus's address", name)
 		}
 		args = append(args, arg)
 	}
@@ -55,8 +55,8 @@ func (prometheus) plan(d *Demo, s *service) error {
 		}
 		targets := localAddress.FindAllString(string(content), -1)
 		slices.Sort(targets)
-		d.line("", fmt.Sprintf("%s is left out, since there is no program `prometheus` on the PATH; what it would scrape: http://%s/metrics",
-			s.Name, strings.Join(slices.Compact(targets), "/metrics, http://")))
+		d.line("", fmt.Sprintf("%s is left out, because there is no `prometheus` program on the PATH; "+
+			"it would scrape http://%s/metrics", s.Name, strings.Join(slices.Compact(targets), "/metrics, http://")))
 		return nil
 	}
 	address, err := d.addresses.Get(compose.Port{Service: s.Name, Number: 9090})

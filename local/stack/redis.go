@@ -16,12 +16,12 @@ type redis struct{}
 
 func (redis) plan(d *Demo, s *service) error {
 	if d.options.RedisURL != "" {
-		return nil // it runs already
+		return nil // it is already running
 	}
 	s.instances = []instance{&server{open: func() (func(), error) {
 		d.addresses.ReleaseFor(s.Name, 0)
 		m := miniredis.NewMiniRedis()
-		// A process that is just being started may hold the port a moment longer.
+		// A process that is being started may hold the port a moment longer.
 		return m.Close, poll.Until(context.Background(), time.Millisecond, time.Second, func() error {
 			return m.StartAddr(d.addresses.All()[compose.Port{Service: s.Name, Number: 6379}])
 		})
@@ -31,7 +31,7 @@ func (redis) plan(d *Demo, s *service) error {
 
 func (redis) probe(ctx context.Context, d *Demo, s *service) error { return d.dial(ctx, s, 6379) }
 
-// dial says whether a service listens.
+// dial returns an error unless a service listens on a port.
 func (d *Demo) dial(ctx context.Context, s *service, port int) error {
 	dialer := net.Dialer{Timeout: 3 * time.Second}
 	conn, err := dialer.DialContext(ctx, "tcp", d.addresses.All()[compose.Port{Service: s.Name, Number: port}])

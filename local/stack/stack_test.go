@@ -24,7 +24,7 @@ func overlay(t *testing.T, content string) string {
 func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 	root := filepath.Join("..", "..")
 	for _, test := range []struct{ overlay, want string }{
-		{`services: {worker: {sysctls: {a: b}}}`, "services.worker.sysctls.a: the runner can't serve this setting for a program"},
+		{`services: {worker: {sysctls: {a: b}}}`, "services.worker.sysctls.a: the runner doesn't support this setting for a program"},
 		{`services: {worker: {tty: true}}`, "services.worker.tty"},
 		{`services: {worker: {cap_add: [NET_ADMIN]}}`, "services.worker.cap_add"},
 		{`services: {worker: {privileged: true}}`, "services.worker.privileged"},
@@ -69,7 +69,7 @@ func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 	}
 }
 
-// Two files of one name in different folders are two files.
+// Two files with the same name in different folders stay separate.
 func TestMountedFilesOfOneNameAreKeptApart(t *testing.T) {
 	dir := t.TempDir()
 	d := &Demo{dir: t.TempDir()}
@@ -105,7 +105,7 @@ func TestMountedFilesOfOneNameAreKeptApart(t *testing.T) {
 	}
 }
 
-// A service that is left out, as Prometheus is where there is none, is not announced with its address.
+// A service that is left out, such as Prometheus where there is none, is not announced with its address.
 func TestPlacesAreOfWhatRuns(t *testing.T) {
 	config := types.ServiceConfig{Name: "prometheus"}
 	config.Image, config.Ports = "prom/prometheus:v3", []types.ServicePortConfig{{Published: "0", Target: 9090}}
@@ -117,7 +117,7 @@ func TestPlacesAreOfWhatRuns(t *testing.T) {
 	s := &service{ServiceConfig: config, kind: compose.Prometheus}
 	d := &Demo{addresses: addresses, services: []*service{s}}
 	if got := d.Places(); got != "" {
-		t.Errorf("nothing runs, and yet: %s", got)
+		t.Errorf("nothing is running, but got: %s", got)
 	}
 	s.instances = []instance{&server{}}
 	if got := d.Places(); !strings.HasPrefix(got, "prometheus: http://localhost:") {

@@ -10,7 +10,7 @@ import (
 	"otel-demo/local/viewer"
 )
 
-// jaeger is the viewer's side that takes OTLP. zipkin is the one that takes Zipkin's format.
+// jaeger is the side of the viewer that receives OTLP; zipkin is the side that receives Zipkin's format.
 type (
 	jaeger struct{}
 	zipkin struct{}
@@ -37,7 +37,7 @@ func (zipkin) plan(d *Demo, s *service) error {
 
 func (zipkin) probe(ctx context.Context, d *Demo, s *service) error { return d.dial(ctx, s, 9411) }
 
-// server is a service, or a port of one, that is served by the runner. What open starts is what close ends.
+// server is a service, or a port of one, that the runner serves. close stops what open started.
 type server struct {
 	open  func() (close func(), err error)
 	close func()
@@ -45,7 +45,7 @@ type server struct {
 
 func (s *server) start(context.Context) (err error) {
 	if s.close != nil {
-		return errors.New("it runs already")
+		return errors.New("it is already running")
 	}
 	s.close, err = s.open()
 	return err
@@ -62,10 +62,10 @@ func (s *server) stop() error {
 // openHTTP serves pages on a port of a service.
 func (d *Demo) openHTTP(s *service, port int, handler http.Handler) (func(), error) {
 	server := viewer.Server(handler)
-	return d.open(s, port, server.Serve, func() { _ = server.Close() }) // open pages are no reason to wait
+	return d.open(s, port, server.Serve, func() { _ = server.Close() }) // don't wait for open pages
 }
 
-// open serves a port of a service, and returns what ends that.
+// open serves a port of a service, and returns a function that stops serving it.
 func (d *Demo) open(s *service, port int, serve func(net.Listener) error, stop func()) (func(), error) {
 	listener, err := d.addresses.Listen(compose.Port{Service: s.Name, Number: port})
 	if err != nil {
@@ -74,7 +74,7 @@ func (d *Demo) open(s *service, port int, serve func(net.Listener) error, stop f
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = serve(listener) // it ends when it is stopped
+		_ = serve(listener) // it returns when it is stopped
 	}()
 	return func() { stop(); <-done }, nil
 }

@@ -9,15 +9,15 @@ import (
 	"otel-demo/local/trace"
 )
 
-// Quiet is how long nothing new must come before what is still missing is given up.
+// Quiet is how long to wait without a new span before giving up on missing ones.
 const Quiet = 5 * time.Second
 
-// Settled is how long a whole trace must stay as it is before it counts as finished. The programs send a batch a second,
-// each at its own time.
+// Settled is how long a complete trace must stay unchanged before it counts as finished. Each program sends a batch a
+// second, at its own time.
 const Settled = time.Second
 
-// WaitForTraces waits until every trace is whole at each backend that the demo has, or nothing new has come for 5 s.
-// Call it when the requests are done. Traces that broke, or that were not received, never become whole.
+// WaitForTraces waits until every trace is complete at each of the demo's backends, or no new span has arrived for 5 s.
+// Call it when the requests are done. Traces that are broken, or that were not received, never become complete.
 func (d *Demo) WaitForTraces(ctx context.Context) error {
 	return d.progress("waiting for spans", func() error { return d.waitForTraces(ctx) })
 }
@@ -35,7 +35,7 @@ func (d *Demo) waitForTraces(ctx context.Context) error {
 		if now != spans {
 			spans, since = now, time.Now()
 		}
-		// A trace of which no span has come yet would be overlooked, so a whole batch's time must have passed.
+		// A trace with no span here yet would be overlooked, so the time of a whole batch must have passed.
 		if rest := time.Since(since); rest > Quiet || whole && rest > Settled {
 			return nil
 		}
@@ -43,4 +43,4 @@ func (d *Demo) waitForTraces(ctx context.Context) error {
 	})
 }
 
-var errMore = errors.New("more may come")
+var errMore = errors.New("more may arrive")

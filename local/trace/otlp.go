@@ -7,7 +7,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
-// FromOTLP sorts spans by their traces. It counts those that it leaves out because they have no id.
+// FromOTLP groups spans by trace. It counts those that it leaves out because they have no trace id or no span id.
 func FromOTLP(from ptrace.Traces) (traces []*Trace, rejected int) {
 	byID := map[pcommon.TraceID]*Trace{}
 	for _, resourceSpans := range from.ResourceSpans().All() {

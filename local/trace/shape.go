@@ -13,9 +13,9 @@ import (
 // shapeAttributes are the attributes that a shape shows, in this order.
 var shapeAttributes = []string{"http.route", "http.response.status_code", "messaging.destination.name", "user.name"}
 
-// Shape writes what is the same in every run of the demo: which spans there are and how they hang together, without
-// times and ids. Traces of equal shape are one block, with their number in its first line. The block of most traces is
-// first, then that of most spans, then as the alphabet has it.
+// Shape returns what is the same in every run of the demo: which spans there are and how they are related, without
+// times and ids. Traces of the same shape are one block, with their number in its first line. Blocks with more traces
+// come first, then those with more spans, then in alphabetical order.
 func Shape(traces []*Trace) string {
 	spans, counts := Index(traces), map[string]int{}
 	for _, t := range traces {
@@ -67,7 +67,7 @@ func shape(t *Trace, spans map[Key]*Span) string {
 	return b.String()
 }
 
-// printable escapes what would break a line or steer a terminal: a span's name is foreign text.
+// printable escapes what would break a line or control a terminal: a span's name is untrusted text.
 func printable(s string) string {
 	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return s

@@ -18,7 +18,7 @@ func TestShapeIsAsTheDesignWritesIt(t *testing.T) {
 	all := traces(demo())
 	for range 2 {
 		if got := trace.Shape(all); got != want {
-			t.Errorf("the shape is\n%s\nnot\n%s", got, want)
+			t.Errorf("the shape is\n%s\nwant\n%s", got, want)
 		}
 		slices.Reverse(all) // in whatever order they come
 	}
@@ -71,7 +71,7 @@ func TestShapeOfWhatIsNotSimple(t *testing.T) {
 			all = all[:2]
 		}
 		if got := trace.Shape(all); got != c.want {
-			t.Errorf("%s: the shape is\n%s\nnot\n%s", name, got, c.want)
+			t.Errorf("%s: the shape is\n%s\nwant\n%s", name, got, c.want)
 		}
 	}
 }
@@ -92,7 +92,7 @@ func TestADeepTraceStaysReadable(t *testing.T) {
 
 func TestMissing(t *testing.T) {
 	rooted := request(2, 1)
-	// The worker's span as the root of a trace of its own, that only links to the message.
+	// The worker's span as the root of its own trace, which only links to the message.
 	linked := slices.Clone(rooted)
 	linked[5].Trace, linked[5].Parent = 3, 0
 	child := slices.Clone(rooted)
@@ -121,7 +121,7 @@ func TestMissing(t *testing.T) {
 	} {
 		got := trace.Missing(c.traces)[c.traces[0].ID]
 		if got != c.want {
-			t.Errorf("%s: missing is %q, not %q", name, got, c.want)
+			t.Errorf("%s: missing is %q, want %q", name, got, c.want)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package trace has what the demo shows: spans and traces, the store that keeps them, what a trace still lacks, and a
-// trace as a tree on the terminal and as a text that a test can compare.
+// Package trace holds what the demo shows: spans and traces, the store that keeps them, what a trace still lacks, and a
+// trace as a tree on the terminal and as text that a test can compare.
 package trace
 
 import (
@@ -8,34 +8,34 @@ import (
 	"time"
 )
 
-// KeptTraces is how many traces a store keeps; a new one beyond it pushes out the oldest.
+// KeptTraces is how many traces a store keeps; a new one beyond that evicts the oldest.
 const KeptTraces = 10_000
 
-// Trace is all spans that came with one trace id, in the order in which they came. It never changes: when more spans
-// come, the store makes a new Trace.
+// Trace is all spans that arrived with one trace id, in order of arrival. It never changes: when more spans arrive, the
+// store makes a new Trace.
 type Trace struct {
 	ID    string // 32 lower-case hex digits
 	Spans []*Span
 }
 
-// Span is one span, whichever format it came in.
+// Span is one span, whichever format it arrived in.
 type Span struct {
 	TraceID    string // 32 lower-case hex digits
 	ID         string // 16 lower-case hex digits
 	ParentID   string // empty in a root
 	Service    string
 	Name       string
-	Kind       string // internal, server, client, producer, consumer; empty if the span names none
+	Kind       string // internal, server, client, producer, consumer; empty if the span has none
 	Start, End time.Time
 	Attributes []Attribute
 	Events     []Event
 	Links      []Link
 	Status     Status
-	Resource   []Attribute // in Zipkin's format there is none: there it is what the collector makes of the span's endpoints
+	Resource   []Attribute // Zipkin's format has none: there the translator derives it from the span's endpoints
 	Scope      string      // the instrumentation that made the span, with its version
 }
 
-// Attribute is one attribute, its value as text.
+// Attribute is one attribute, with its value as text.
 type Attribute struct{ Key, Value string }
 
 // Event is something that happened during a span.
@@ -45,19 +45,19 @@ type Event struct {
 	Attributes []Attribute
 }
 
-// Link names a span, of this trace or another, that a span has to do with.
+// Link points to a related span, in this trace or another.
 type Link struct {
 	TraceID, SpanID string
 	Attributes      []Attribute
 }
 
-// Status is what a span says of its outcome.
+// Status is a span's outcome.
 type Status struct {
 	Code    string // unset, ok or error
 	Message string
 }
 
-// Failed says whether the span's status is an error.
+// Failed reports whether the span's status is an error.
 func (s *Span) Failed() bool { return s.Status.Code == "error" }
 
 // Duration is zero for a span that ends before it starts.
@@ -73,12 +73,12 @@ func (s *Span) Attribute(key string) string {
 	return ""
 }
 
-// Start is the earliest start of a span.
+// Start returns the earliest start of a span.
 func (t *Trace) Start() time.Time {
 	return slices.MinFunc(t.Spans, func(a, b *Span) int { return a.Start.Compare(b.Start) }).Start
 }
 
-// End is the latest end of a span, and not before Start.
+// End returns the latest end of a span, but not before Start.
 func (t *Trace) End() time.Time {
 	end := slices.MaxFunc(t.Spans, func(a, b *Span) int { return a.End.Compare(b.End) }).End
 	if start := t.Start(); end.Before(start) {
@@ -90,10 +90,10 @@ func (t *Trace) End() time.Time {
 // Duration is the time from the first start to the last end.
 func (t *Trace) Duration() time.Duration { return t.End().Sub(t.Start()) }
 
-// Failed says whether a span of the trace failed.
+// Failed reports whether any span of the trace failed.
 func (t *Trace) Failed() bool { return slices.ContainsFunc(t.Spans, (*Span).Failed) }
 
-// Services returns the names of the services that have a span in the trace, in the order of their first spans' starts.
+// Services returns the names of the services that have a span in the trace, ordered by the start of their first span.
 func (t *Trace) Services() []string {
 	spans := slices.SortedStableFunc(slices.Values(t.Spans), func(a, b *Span) int { return a.Start.Compare(b.Start) })
 	var names []string
@@ -120,7 +120,7 @@ func NewStore() *Store {
 	return &Store{traces: map[string]*Trace{}, changed: make(chan struct{})}
 }
 
-// Traces returns the traces that are kept, in the order in which their first spans came.
+// Traces returns the kept traces, in the order in which their first spans arrived.
 func (s *Store) Traces() []*Trace {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,30 +138,30 @@ func (s *Store) Trace(id string) *Trace {
 	return s.traces[id]
 }
 
-// Spans returns how many spans ever came, those of traces that are no longer kept too.
+// Spans returns how many spans have arrived, including those of traces that are no longer kept.
 func (s *Store) Spans() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.spans
 }
 
-// Changed returns a channel that is closed when the next spans come. Get it before you look at the store, so that you
-// miss none that come while you look.
+// Changed returns a channel that is closed when the next spans arrive. Get it before you read the store, so that you
+// don't miss spans that arrive while you read.
 func (s *Store) Changed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.changed
 }
 
-// Divert makes the store hand what comes to take, and keep none of it: under load that is too much. Each part is a trace
-// of which only the spans are there that came just now.
+// Divert makes the store pass arriving spans to take instead of keeping them, which would be too many under load. Each
+// part is a trace that holds only the newly arrived spans.
 func (s *Store) Divert(take func(parts []*Trace)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.divert = take
 }
 
-// Add takes traces of which only the given spans are new.
+// Add adds parts of traces, each with only its new spans.
 func (s *Store) Add(parts []*Trace) {
 	if len(parts) == 0 {
 		return
@@ -180,7 +180,7 @@ func (s *Store) Add(parts []*Trace) {
 			s.order = append(s.order, part.ID)
 			continue
 		}
-		// Who holds the old trace sees no more of a grown array than before, so that it can be shared.
+		// A reader that holds the old trace doesn't see what is appended, so they can share the array.
 		s.traces[part.ID] = &Trace{ID: part.ID, Spans: append(old.Spans, part.Spans...)}
 	}
 	for len(s.order) > KeptTraces {

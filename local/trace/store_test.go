@@ -17,9 +17,9 @@ func TestStoreKeepsTheNewestTracesAndCountsAllSpans(t *testing.T) {
 	for n := range trace.KeptTraces {
 		s.Add([]*trace.Trace{part(n)})
 	}
-	s.Add([]*trace.Trace{part(0)}) // more of a trace makes it no newer
+	s.Add([]*trace.Trace{part(0)}) // more spans don't make a trace newer
 	if got := len(s.Trace(id(0)).Spans); got != 2 {
-		t.Errorf("the trace has %d spans, not 2", got)
+		t.Errorf("the trace has %d spans, want 2", got)
 	}
 	s.Add([]*trace.Trace{part(trace.KeptTraces), part(trace.KeptTraces + 1)})
 
@@ -28,10 +28,10 @@ func TestStoreKeepsTheNewestTracesAndCountsAllSpans(t *testing.T) {
 		t.Errorf("%d traces are kept, from %s to %s", len(all), all[0].ID, all[len(all)-1].ID)
 	}
 	if s.Trace(id(0)) != nil || s.Trace(id(1)) != nil || s.Trace(id(2)) == nil {
-		t.Error("not the two oldest traces are gone")
+		t.Error("want the two oldest traces gone")
 	}
 	if got := s.Spans(); got != trace.KeptTraces+3 {
-		t.Errorf("%d spans are counted, not %d", got, trace.KeptTraces+3)
+		t.Errorf("%d spans are counted, want %d", got, trace.KeptTraces+3)
 	}
 }
 
@@ -62,7 +62,7 @@ func TestChangedTellsOfNewSpans(t *testing.T) {
 	s.Add(traces(request(2, 1)))
 	wait.Wait()
 	if s.Changed() == changed {
-		t.Error("the next change is not told")
+		t.Error("the next change is not reported")
 	}
 }
 

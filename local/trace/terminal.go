@@ -11,28 +11,28 @@ import (
 	"unicode/utf8"
 )
 
-// TreeOptions is how WriteTree writes.
+// TreeOptions are the options of WriteTree.
 type TreeOptions struct {
 	Width int  // columns; 0 means 80
 	Color bool // with ANSI colors
 }
 
-// services' colors in ANSI: no red, which is for errors.
+// ansiColors are the services' colors: no red, which is for errors.
 var ansiColors = [Colors]string{"94", "33", "32", "34", "96", "95", "36", "35"}
 
 // Colors is how many colors distinguish services, on the terminal and in the browser.
 const Colors = 8
 
-// ColorOf gives a service the same color everywhere, in whatever order services come.
+// ColorOf returns a service's color, which is the same everywhere, in whatever order services appear.
 func ColorOf(service string) int {
 	h := fnv.New32a()
 	_, _ = io.WriteString(h, service)
 	return int(h.Sum32() % Colors)
 }
 
-// WriteTree writes a trace as a tree, one line a span: its service and name, a bar on the trace's axis of time, and its
-// duration. A span that failed is marked, and red in color. What doesn't fit is cut off; a terminal too narrow for
-// bars gets none.
+// WriteTree writes a trace as a tree, one line per span: its service and name, a bar on the trace's time axis, and its
+// duration. A failed span is marked and, in color, red. What doesn't fit is cut off; a terminal too narrow for bars
+// gets none.
 func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 	width := cmp.Or(max(opt.Width, 0), 80)
 	paint := func(code, text string) string {
@@ -107,7 +107,7 @@ func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 	return err
 }
 
-// cells returns which of n cells of the trace's axis the span fills: one at least.
+// cells returns which of n cells of the trace's axis the span fills: at least one.
 func cells(s *Span, start time.Time, total time.Duration, n int) (from, to int) {
 	at, length := s.Share(start, total)
 	from = min(int(at*float64(n)), n-1)
@@ -115,7 +115,7 @@ func cells(s *Span, start time.Time, total time.Duration, n int) (from, to int) 
 	return from, max(to, from+1)
 }
 
-// Share returns where on the trace's axis the span begins and how much of it it fills, from 0 to 1.
+// Share returns where on the trace's axis the span begins and how much of the axis it fills, each from 0 to 1.
 func (s *Span) Share(start time.Time, total time.Duration) (at, length float64) {
 	if total <= 0 {
 		return 0, 1
@@ -124,7 +124,7 @@ func (s *Span) Share(start time.Time, total time.Duration) (at, length float64) 
 	return at, min(float64(s.Duration())/float64(total), 1-at)
 }
 
-// FormatDuration writes a time with three digits at most that matter.
+// FormatDuration formats a duration with up to three significant digits.
 func FormatDuration(d time.Duration) string {
 	switch {
 	case d == 0:
@@ -143,10 +143,10 @@ func FormatDuration(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// ShortID is a trace id to tell traces apart by.
+// ShortID returns the first digits of a trace id, enough to tell traces apart.
 func ShortID(id string) string { return id[:min(len(id), 8)] }
 
-// cut shortens a text to n characters, and shows that it did.
+// cut shortens a text to n characters; an ellipsis shows that it did.
 func cut(s string, n int) string {
 	if utf8.RuneCountInString(s) <= n {
 		return s

@@ -50,7 +50,7 @@ client  make request             12.0 ms
 `,
 	} {
 		if got := tree(t, request(2, 1), trace.TreeOptions{Width: width}); got != want {
-			t.Errorf("at width %d the tree is\n%s\nnot\n%s", width, got, want)
+			t.Errorf("at width %d the tree is\n%s\nwant\n%s", width, got, want)
 		}
 	}
 }
@@ -62,7 +62,7 @@ func TestTreeInColorIsTheSameText(t *testing.T) {
 	for width := range 130 {
 		plain, colored := tree(t, spans, trace.TreeOptions{Width: width}), tree(t, spans, trace.TreeOptions{Width: width, Color: true})
 		if ansi.ReplaceAllString(colored, "") != plain || strings.Contains(plain, "\x1b") {
-			t.Errorf("at width %d the tree in colour is\n%s\nand not\n%s", width, colored, plain)
+			t.Errorf("at width %d the tree in color is\n%s\nwant\n%s", width, colored, plain)
 		}
 		for line := range strings.Lines(plain) {
 			if n := utf8.RuneCountInString(line) - 1; n > max(width, 12) && width > 0 {
@@ -114,7 +114,7 @@ func TestDuration(t *testing.T) {
 		678 * ms: "678 ms", 1234 * ms: "1.23 s", 125 * time.Second: "2m5s",
 	} {
 		if got := trace.FormatDuration(d); got != want {
-			t.Errorf("%d ns is written %q, not %q", d, got, want)
+			t.Errorf("%d ns is written %q, want %q", d, got, want)
 		}
 	}
 }

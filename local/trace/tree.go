@@ -5,17 +5,17 @@ import (
 	"slices"
 )
 
-// maxDepth bounds how deep a trace is drawn; what is deeper is drawn at this depth.
+// maxDepth bounds how deep a trace is drawn; deeper spans are drawn at this depth.
 const maxDepth = 64
 
-// Node is a span with what is below it.
+// Node is a span with the spans below it.
 type Node struct {
 	*Span
 	Depth    int
 	Children []*Node
 }
 
-// Tree returns the trace's roots, siblings by start. A span whose parent isn't here is a root too.
+// Tree returns the trace's roots, with siblings sorted by start. A span whose parent is missing is a root too.
 func (t *Trace) Tree() []*Node {
 	spans := slices.SortedStableFunc(slices.Values(t.Spans), func(a, b *Span) int {
 		return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
@@ -52,7 +52,7 @@ func (t *Trace) Tree() []*Node {
 	for _, s := range tops {
 		roots = append(roots, build(s, 0))
 	}
-	// Spans that are each other's parents hang below no root: begin anywhere.
+	// Spans that are each other's parents have no root above them: begin anywhere.
 	for _, s := range spans {
 		if !seen[s] {
 			roots = append(roots, build(s, 0))
@@ -69,10 +69,10 @@ func walk(nodes []*Node, f func(*Node)) {
 	}
 }
 
-// Key names a span among those of all traces.
+// Key identifies a span across all traces.
 type Key struct{ Trace, Span string }
 
-// Index returns the spans of traces.
+// Index returns the traces' spans by key.
 func Index(traces []*Trace) map[Key]*Span {
 	spans := map[Key]*Span{}
 	for _, t := range traces {

@@ -2,10 +2,9 @@ package trace
 
 import "fmt"
 
-// Missing says, by trace id, what each trace that isn't whole still lacks. A trace is whole if each parent that a span
-// names is there, each message that was published was received (a consumer's span is the child of the producer's, or
-// links to it from any trace; a publish that failed has none), and each HTTP client that got a response has a span of the
-// server below it.
+// Missing returns, by trace id, what each incomplete trace still lacks. A trace is complete if each parent that a span
+// names is there, each published message was received (a consumer's span is a child of the producer's, or links to it
+// from any trace; a failed publish has none), and each HTTP client span with a response has a server's span below it.
 func Missing(all []*Trace) map[string]string {
 	consumed, served := map[Key]bool{}, map[Key]bool{} // spans with a consumer's or a server's span below them
 	for _, t := range all {

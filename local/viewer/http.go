@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// JaegerHandler serves the pages that the demo has on Jaeger's port 16686.
+// JaegerHandler serves the pages on Jaeger's port, 16686.
 func (v *Viewer) JaegerHandler() http.Handler {
 	mux := http.NewServeMux()
 	v.jaegerPages(mux)
 	return v.guard(mux)
 }
 
-// ZipkinHandler serves what the demo has on Zipkin's port 9411: the pages, and where spans are posted.
+// ZipkinHandler serves the pages on Zipkin's port, 9411, and receives the spans that are posted there.
 func (v *Viewer) ZipkinHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/v2/spans", v.postSpans)
@@ -24,7 +24,7 @@ func (v *Viewer) ZipkinHandler() http.Handler {
 	return v.guard(mux)
 }
 
-// Server serves one of the handlers with the timeouts that a server on any port should have.
+// Server returns a server for one of the handlers, with the timeouts that any server should have.
 func Server(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           h,
@@ -36,8 +36,8 @@ func Server(h http.Handler) *http.Server {
 	}
 }
 
-// guard adds what both ports serve, and keeps web pages of others out. One whose name resolves to 127.0.0.1 could otherwise read the traces (DNS
-// rebinding); one of any name could post spans.
+// guard adds what both ports serve, and keeps other websites out. Otherwise, one whose name resolves to 127.0.0.1 could
+// read the traces (DNS rebinding), and any website could post spans.
 func (v *Viewer) guard(mux *http.ServeMux) http.Handler {
 	mux.HandleFunc("GET /hops", func(w http.ResponseWriter, r *http.Request) {
 		if v.Hops == nil {
@@ -45,7 +45,7 @@ func (v *Viewer) guard(mux *http.ServeMux) http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = io.WriteString(w, v.Hops()) // an error is a reader who left
+		_, _ = io.WriteString(w, v.Hops()) // an error means that the reader left
 	})
 	mux.HandleFunc("/", http.NotFound)
 	sameOrigin := http.NewCrossOriginProtection().Handler(mux)
@@ -55,7 +55,7 @@ func (v *Viewer) guard(mux *http.ServeMux) http.Handler {
 			host = name
 		}
 		if !slices.Contains([]string{"localhost", "127.0.0.1", "::1", "[::1]"}, strings.ToLower(host)) {
-			http.Error(w, "this server answers to localhost, 127.0.0.1 and [::1] only", http.StatusForbidden)
+			http.Error(w, "this server responds only to requests for localhost, 127.0.0.1 and [::1]", http.StatusForbidden)
 			return
 		}
 		header := w.Header()

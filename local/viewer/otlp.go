@@ -13,10 +13,10 @@ import (
 	"otel-demo/local/trace"
 )
 
-// maxMessage bounds a gRPC message, unpacked. A collector that sends what piled up during an outage sends large ones.
+// maxMessage bounds a gRPC message, uncompressed. A collector sends large ones to catch up after an outage.
 const maxMessage = 16 << 20
 
-// OTLP returns a server of OTLP's trace service over gRPC that fills Jaeger's store. The caller gives it a listener.
+// OTLP returns a server for OTLP over gRPC that fills Jaeger's store. The caller gives it a listener.
 func (v *Viewer) OTLP() *grpc.Server {
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -27,7 +27,7 @@ func (v *Viewer) OTLP() *grpc.Server {
 	return server
 }
 
-// OTLPHandler takes OTLP over HTTP, as protocol buffers, and fills Jaeger's store too.
+// OTLPHandler receives OTLP over HTTP, as protocol buffers, and fills Jaeger's store too.
 func (v *Viewer) OTLPHandler() http.Handler {
 	service := &otlpService{store: v.jaeger}
 	mux := http.NewServeMux()
@@ -47,7 +47,7 @@ func (v *Viewer) OTLPHandler() http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "application/x-protobuf")
-		_, _ = w.Write(content) // the sender is told nothing then, and sends again
+		_, _ = w.Write(content) // if this fails, the sender gets no response and sends again
 	})
 	return mux
 }

@@ -25,25 +25,25 @@ var pages = template.Must(template.New("").Funcs(template.FuncMap{
 	"color":    trace.ColorOf,
 }).ParseFS(web, "web/*.html"))
 
-// How much a page shows at most.
+// The most that a page shows.
 const (
 	listedTraces = 100
 	shownSpans   = 1000
 )
 
-// site is one of the two sets of pages: they differ in the spans that they show, and in their addresses.
+// site is one of the two sets of pages, which differ in the spans that they show and in their addresses.
 type site struct {
 	store  *trace.Store
-	For    string // whom the demo has this instead of
+	For    string // the backend that it replaces
 	Format string
 	Home   string // the address of the list
-	Below  string // what a trace's address begins with
+	Below  string // the prefix of a trace's address
 }
 
 func (v *Viewer) jaegerPages(mux *http.ServeMux) {
 	s := site{v.jaeger, "Jaeger", "OTLP", "/", "/trace/"}
 	mux.HandleFunc("GET /{$}", s.list)
-	mux.HandleFunc("GET /search", s.list) // Jaeger's own address of its list
+	mux.HandleFunc("GET /search", s.list) // the address of Jaeger's own list
 	mux.HandleFunc("GET /trace/{id}", s.trace)
 	mux.HandleFunc("GET /style.css", style)
 }
@@ -61,7 +61,7 @@ func style(w http.ResponseWriter, r *http.Request) {
 	http.ServeFileFS(w, r, web, "web/style.css")
 }
 
-func answerPage(w http.ResponseWriter, status int, name string, data any) {
+func renderPage(w http.ResponseWriter, status int, name string, data any) {
 	var page bytes.Buffer
 	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -83,7 +83,7 @@ type listPage struct {
 	Traces               []listedTrace
 	Matching, Kept       int
 	Spans                int
-	Toggle               string // the address of this list with updates paused, or going on
+	Toggle               string // the address of this list with updates paused, or resumed
 }
 
 type listedTrace struct {
@@ -112,7 +112,7 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 	least, err := time.ParseDuration(cmp.Or(page.MinDuration, "0"))
 	status := http.StatusOK
 	if err != nil || least < 0 {
-		status, page.Bad = http.StatusBadRequest, "The minimum duration must be like 100ms or 1.5s."
+		status, page.Bad = http.StatusBadRequest, "The minimum must be a duration such as 100ms or 1.5s."
 	}
 	toggled := url.Values{}
 	for key, value := range query {
@@ -158,7 +158,7 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 	for i := range page.Traces {
 		page.Traces[i].Share = percent(float64(page.Traces[i].Duration()) / float64(longest))
 	}
-	answerPage(w, status, "list.html", page)
+	renderPage(w, status, "list.html", page)
 }
 
 // tracePage is what trace.html shows.
@@ -170,7 +170,7 @@ type tracePage struct {
 	Missing  string
 	Ticks    []tick
 	Tree     []*spanView
-	Hidden   int // spans that are too many for a page
+	Hidden   int // spans that don't fit on the page
 	NotFound string
 }
 
@@ -182,7 +182,7 @@ type tick struct {
 // spanView is a span in the waterfall.
 type spanView struct {
 	*trace.Span
-	Below         string // what another trace's address begins with
+	Below         string // the prefix of another trace's address
 	Depth         int
 	At, Length    float64 // percent of the trace
 	Offset        time.Duration
@@ -199,19 +199,21 @@ type eventView struct {
 
 type linkView struct {
 	trace.Link
-	Name  string // of the span that is linked to, if it is here
-	Other bool   // it is of another trace
+	Name  string // of the linked span, if it is here
+	Other bool   // it is in another trace
 }
 
 func (s site) trace(w http.ResponseWriter, r *http.Request) {
 	id := traceID(r.PathValue("id"))
 	if id == "" {
-		answerPage(w, http.StatusBadRequest, "trace.html", tracePage{site: s, NotFound: "This is no trace id: a trace id is up to 32 hexadecimal digits."})
+		renderPage(w, http.StatusBadRequest, "trace.html",
+			tracePage{site: s, NotFound: "This is not a trace id: a trace id is up to 32 hexadecimal digits."})
 		return
 	}
 	t := s.store.Trace(id)
 	if t == nil {
-		answerPage(w, http.StatusNotFound, "trace.html", tracePage{site: s, NotFound: "There is no such trace here, or no longer."})
+		renderPage(w, http.StatusNotFound, "trace.html",
+			tracePage{site: s, NotFound: "There is no such trace here, or it is no longer kept."})
 		return
 	}
 	tree := t.Tree()
@@ -260,10 +262,10 @@ func (s site) trace(w http.ResponseWriter, r *http.Request) {
 	}
 	page.Tree = view(tree)
 	page.Hidden = max(0, len(t.Spans)-shownSpans)
-	answerPage(w, http.StatusOK, "trace.html", page)
+	renderPage(w, http.StatusOK, "trace.html", page)
 }
 
-// traceID returns an id with the zeros before it that Jaeger lets you leave out, or "" if it is none.
+// traceID returns an id with the leading zeros that Jaeger lets you leave out, or "" if it is not a trace id.
 func traceID(id string) string {
 	if id == "" || len(id) > 32 || strings.Trim(strings.ToLower(id), "0123456789abcdef") != "" {
 		return ""
@@ -271,5 +273,5 @@ func traceID(id string) string {
 	return strings.Repeat("0", 32-len(id)) + strings.ToLower(id)
 }
 
-// percent is exact enough for a bar.
+// percent rounds to what is exact enough for a bar.
 func percent(share float64) float64 { return math.Round(share*1e5) / 1e3 }

@@ -90,12 +90,12 @@ func TestListShowsTheNewestFirstAndFilters(t *testing.T) {
 				got += found[1]
 			}
 			if got != want {
-				t.Errorf("%s%s lists %q, not %q", name, query, got, want)
+				t.Errorf("%s%s lists %q, want %q", name, query, got, want)
 			}
 		}
 		for _, query := range []string{"?min=x", "?min=-1s", "?min=5"} {
-			if body := page(t, site, site.home+query, 400); !strings.Contains(body, "must be like 100ms") || strings.Contains(body, "http-equiv") {
-				t.Errorf("%s%s doesn't say what is wrong, or goes on updating", name, query)
+			if body := page(t, site, site.home+query, 400); !strings.Contains(body, "must be a duration such as 100ms") || strings.Contains(body, "http-equiv") {
+				t.Errorf("%s%s doesn't say what is wrong, or keeps updating", name, query)
 			}
 		}
 	}
@@ -103,7 +103,7 @@ func TestListShowsTheNewestFirstAndFilters(t *testing.T) {
 
 func TestListUpdatesByItselfUntilItIsPaused(t *testing.T) {
 	h := sites(t)["jaeger"]
-	// A refresh without an address loads the same one again, and so keeps the filter.
+	// A refresh without an address reloads the same one, and so keeps the filter.
 	const refresh = `<meta http-equiv="refresh" content="3">`
 	running := page(t, h, "/?service=client&errors=1", 200)
 	if !strings.Contains(running, refresh) || !strings.Contains(running, `href="/?errors=1&amp;paused=1&amp;service=client">Pause`) {
@@ -111,12 +111,12 @@ func TestListUpdatesByItselfUntilItIsPaused(t *testing.T) {
 	}
 	paused := page(t, h, "/?errors=1&paused=1&service=client", 200)
 	if strings.Contains(paused, refresh) || !strings.Contains(paused, `href="/?errors=1&amp;service=client">Update`) {
-		t.Error("the paused list updates, or can't go on")
+		t.Error("the paused list updates, or can't be resumed")
 	}
 	if !strings.Contains(paused, `<option selected>client</option>`) || !strings.Contains(paused, `value="1" checked`) {
 		t.Error("the form forgets the filter")
 	}
-	if empty := page(t, New().JaegerHandler(), "/", 200); !strings.Contains(empty, "No trace has come yet") || !strings.Contains(empty, refresh) {
+	if empty := page(t, New().JaegerHandler(), "/", 200); !strings.Contains(empty, "No traces have arrived yet") || !strings.Contains(empty, refresh) {
 		t.Error("the empty list doesn't wait")
 	}
 }
@@ -142,8 +142,8 @@ func TestTracePage(t *testing.T) {
 		if strings.Count(body, `<details class="span">`) != 7 || strings.Count(body, `<details class="below" open>`) != 5 {
 			t.Errorf("%s: the tree's parts can't be opened and closed", name)
 		}
-		if strings.Contains(body, "isn’t whole") {
-			t.Errorf("%s: the whole trace is said not to be", name)
+		if strings.Contains(body, "is incomplete") {
+			t.Errorf("%s: a whole trace is shown as incomplete", name)
 		}
 		linked := page(t, site, site.below+tracetest.TraceID(8).String(), 200)
 		if want := `href="` + site.below + tracetest.TraceID(2).String() + `#span-0100000000000006">server publish work</a>, in trace 01000000`; !strings.Contains(linked, want) {

@@ -1,13 +1,13 @@
-// Package viewer is what the demo has instead of Jaeger and Zipkin when it runs without Docker. It takes spans as OTLP and
-// in Zipkin's format, keeps them in memory, and shows each trace in the browser. It has none of their APIs.
+// Package viewer replaces Jaeger and Zipkin when the demo runs without Docker. It receives spans as OTLP and in
+// Zipkin's format, keeps them in memory, and shows each trace in the browser. It has none of their query APIs.
 package viewer
 
 import "otel-demo/local/trace"
 
-// Viewer holds two stores, because the demo exports each span twice: what Jaeger would have got, and what Zipkin
-// would have.
+// Viewer holds two stores, because the demo exports each span twice: one with what Jaeger would have received, and one
+// with what Zipkin would have received.
 type Viewer struct {
-	Hops           func() string // what /hops responds with, if it is set: a table of where spans are
+	Hops           func() string // if set, returns what /hops responds with: a table of where spans are
 	jaeger, zipkin *trace.Store
 }
 
@@ -16,8 +16,8 @@ func New() *Viewer {
 	return &Viewer{jaeger: trace.NewStore(), zipkin: trace.NewStore()}
 }
 
-// Jaeger holds what came as OTLP.
+// Jaeger returns the store of what arrived as OTLP.
 func (v *Viewer) Jaeger() *trace.Store { return v.jaeger }
 
-// Zipkin holds what came in Zipkin's format.
+// Zipkin returns the store of what arrived in Zipkin's format.
 func (v *Viewer) Zipkin() *trace.Store { return v.zipkin }

@@ -41,7 +41,7 @@ func ask(h http.Handler, method, target, body string, header ...string) *httptes
 	return w
 }
 
-// zipkinBody is spans as the collector's exporter sends them.
+// zipkinBody returns spans as the collector's exporter sends them.
 func zipkinBody(t testing.TB, from ptrace.Traces) (proto, text string) {
 	t.Helper()
 	spans, err := zipkinv2.FromTranslator{}.FromTraces(from)
@@ -59,7 +59,7 @@ func zipkinBody(t testing.TB, from ptrace.Traces) (proto, text string) {
 	return string(p), string(j)
 }
 
-// filled is a backend with the demo's traces in both stores.
+// filled returns a backend with the demo's traces in both stores.
 func filled(t testing.TB) *Viewer {
 	t.Helper()
 	b := New()
@@ -97,7 +97,7 @@ func TestZipkinsFormatKeepsTheShape(t *testing.T) {
 	}
 }
 
-// The viewer is a viewer: it has no answer to what Jaeger and Zipkin are asked.
+// The viewer is only a viewer: it has none of Jaeger's and Zipkin's query APIs.
 func TestNoQueryIsAnswered(t *testing.T) {
 	v, id := filled(t), tracetest.TraceID(2).String()
 	for target, h := range map[string]http.Handler{
@@ -202,7 +202,7 @@ func TestOTLP(t *testing.T) {
 		t.Error(err)
 	}
 	if got := b.Jaeger().Spans(); got != len(tracetest.Demo()) {
-		t.Errorf("%d spans are counted, not %d", got, len(tracetest.Demo()))
+		t.Errorf("%d spans are counted, want %d", got, len(tracetest.Demo()))
 	}
 
 	bad := tracetest.OTLP(tracetest.Request(9, 1))
@@ -282,10 +282,10 @@ func FuzzOTLP(f *testing.F) {
 	})
 }
 
-// shown looks at traces in every way that there is.
+// shown renders traces in every available way.
 func shown(t *testing.T, all []*trace.Trace, h http.Handler, page, list string) {
 	t.Helper()
-	if err := tracetest.Match(trace.Shape(all), all); err != nil && !strings.Contains(err.Error(), "stand in the text twice") {
+	if err := tracetest.Match(trace.Shape(all), all); err != nil && !strings.Contains(err.Error(), "appear in the text twice") {
 		t.Fatal(err)
 	}
 	trace.Missing(all)

@@ -13,11 +13,11 @@ import (
 	"otel-demo/local/trace"
 )
 
-// maxBody bounds the body of a request, packed or not.
+// maxBody bounds the body of a request, compressed or not.
 const maxBody = 16 << 20
 
-// postSpans takes spans in Zipkin's format, as JSON or as protocol buffers. The collector's own translator reads them, and
-// so what its exporter wrote into tags, because Zipkin has no field for it, is read back: links, the status and the kind
+// postSpans receives spans in Zipkin's format, as JSON or protocol buffers. The collector's own translator reads them,
+// so it restores what the exporter wrote into tags because Zipkin has no field for it: links, the status and the kind
 // of an internal span.
 func (v *Viewer) postSpans(w http.ResponseWriter, r *http.Request) {
 	format := zipkinv2.NewJSONTracesUnmarshaler(false)
@@ -32,12 +32,12 @@ func (v *Viewer) postSpans(w http.ResponseWriter, r *http.Request) {
 	if refused(w, err) {
 		return
 	}
-	traces, _ := trace.FromOTLP(spans) // the translator has refused spans without ids
+	traces, _ := trace.FromOTLP(spans) // the translator has already refused spans without ids
 	v.zipkin.Add(traces)
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// refused tells the sender why its request is refused, unless err is nil.
+// refused reports whether err is set, and if so, tells the sender why its request is refused.
 func refused(w http.ResponseWriter, err error) bool {
 	var tooLarge *http.MaxBytesError
 	switch {

@@ -1,5 +1,5 @@
-// Package components is what the demo's two collectors are made of. Like the images, one has the components of the core
-// distribution, the other has contrib's as well; of both, only those that the demo and its recipes use.
+// Package components holds what the demo's two collectors are made of. Like the images, one has the core distribution's
+// components, and the other has contrib's as well; both have only those that the demo and its recipes use.
 package components
 
 import (
@@ -42,7 +42,7 @@ type Components struct {
 	Extensions []extension.Factory
 }
 
-// Core returns those of the core distribution.
+// Core returns the core distribution's components.
 func Core() Components {
 	return Components{
 		Receivers: []receiver.Factory{
@@ -64,8 +64,8 @@ func Core() Components {
 	}
 }
 
-// Main is a collector's main function: --config and --set mean what they mean in the image. A component that isn't there
-// makes it stop with its name and the list of those that are.
+// Main is a collector's main function. --config and --set mean the same as in the image. If a component is missing, it
+// exits with an error that names the component and lists the available ones.
 func Main(c Components) {
 	command := otelcol.NewCommand(otelcol.CollectorSettings{
 		BuildInfo: component.BuildInfo{Command: "otelcol", Description: "the demo's collector", Version: version()},
@@ -83,9 +83,9 @@ func Main(c Components) {
 	}
 }
 
-// version returns that of the collector's modules.
+// version returns the version of the collector's modules.
 func version() string {
-	info, _ := debug.ReadBuildInfo() // there always is one in a module
+	info, _ := debug.ReadBuildInfo() // a module's build always has it
 	for _, module := range info.Deps {
 		if module.Path == "go.opentelemetry.io/collector/otelcol" {
 			return module.Version

@@ -1,5 +1,5 @@
-// Command contrib is the collector with contrib's components as well, as the image otel/opentelemetry-collector-contrib has
-// them. The runner builds and starts it where a recipe switches to that image.
+// Command contrib is the collector with contrib's components as well, like the image
+// otel/opentelemetry-collector-contrib. The runner builds and starts it when a recipe switches to that image.
 package main
 
 import (

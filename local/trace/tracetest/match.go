@@ -16,13 +16,13 @@ import (
 	"otel-demo/local/trace"
 )
 
-// Match compares traces with a text as trace.Shape writes it, in which a block's number may be a range ("0-2 traces") and
-// the blocks may have any order. The error shows what differs, line by line.
+// Match compares traces with text as trace.Shape returns it, in which a block's number may be a range ("0-2 traces")
+// and the blocks may be in any order. The error shows the differences, line by line.
 func Match(want string, traces []*trace.Trace) error {
 	return match(want, trace.Shape(traces))
 }
 
-// MatchFold is Match for traces that come from Zipkin, which writes all names in lower case.
+// MatchFold is Match for traces from Zipkin, which converts all names to lower case.
 func MatchFold(want string, traces []*trace.Trace) error {
 	return match(strings.ToLower(want), strings.ToLower(trace.Shape(traces)))
 }
@@ -30,7 +30,7 @@ func MatchFold(want string, traces []*trace.Trace) error {
 // block is a shape and how many traces may have it.
 type block struct {
 	min, max int
-	shape    string // lines, each ended
+	shape    string // lines, each with its newline
 }
 
 func (b block) String() string {
@@ -57,7 +57,7 @@ func match(want, got string) error {
 		came[b.shape] += b.min
 	}
 
-	// Each block that was wanted stands opposite what came instead of it: that with another number, or the most similar.
+	// Each wanted block is paired with what came instead: the same shape in another number, or the most similar shape.
 	var left, right []string
 	var unmet []block
 	for _, w := range wanted {
@@ -90,10 +90,10 @@ func match(want, got string) error {
 		B: difflib.SplitLines(strings.Join(right, "\n")), ToFile: "got",
 		Context: 100,
 	})
-	return cmp.Or(err, errors.New("the traces have not the expected shape:\n"+diff))
+	return cmp.Or(err, errors.New("the traces don't have the expected shape:\n"+diff))
 }
 
-// mostSimilar returns the shape that shares most lines with another, or "" if none shares any.
+// mostSimilar returns the shape that shares the most lines with another, or "" if no shape shares any.
 func mostSimilar(to string, shapes map[string]int) (found string) {
 	best := 0.0
 	for _, shape := range slices.Sorted(maps.Keys(shapes)) {
@@ -112,22 +112,22 @@ func parse(text string) ([]block, error) {
 	text = strings.ReplaceAll(text, "\r\n", "\n") // a checkout on Windows
 	for _, lines := range regexp.MustCompile(`\n{2,}`).Split(strings.Trim(text, "\n"), -1) {
 		if lines == "" {
-			continue // no trace at all is a shape too
+			continue // no traces at all is a shape too
 		}
 		first, shape, _ := strings.Cut(lines, "\n")
 		found := firstLine.FindStringSubmatch(first)
 		if found == nil {
-			return nil, fmt.Errorf("%q is not like \"5 traces\" or \"0-2 traces\"", first)
+			return nil, fmt.Errorf("%q: want a line such as \"5 traces\" or \"0-2 traces\"", first)
 		}
 		if shape == "" || seen[shape] {
-			return nil, fmt.Errorf("%q is followed by no span, or by spans that stand in the text twice", first)
+			return nil, fmt.Errorf("%q is followed by no spans, or by spans that appear in the text twice", first)
 		}
 		seen[shape] = true
 		b := block{shape: shape + "\n"}
 		b.min, _ = strconv.Atoi(found[1])
 		b.max, _ = strconv.Atoi(cmp.Or(found[2], found[1]))
 		if b.max < b.min {
-			return nil, fmt.Errorf("%q ends before it begins", first)
+			return nil, fmt.Errorf("%q: the range ends before it begins", first)
 		}
 		blocks = append(blocks, b)
 	}

@@ -22,11 +22,11 @@ func TestMatch(t *testing.T) {
 		"":                                                      false,
 	} {
 		if err := Match(want, all); (err == nil) != match {
-			t.Errorf("Match says %v to\n%s", err, want)
+			t.Errorf("Match returned %v for\n%s", err, want)
 		}
 	}
 	if err := Match("", nil); err != nil {
-		t.Errorf("nothing does not match nothing: %v", err)
+		t.Errorf("no traces do not match an empty text: %v", err)
 	}
 }
 

@@ -10,10 +10,10 @@ import (
 	"otel-demo/local/trace"
 )
 
-// Began is when all traces of these tests begin.
+// Began is when all traces of these tests start.
 var Began = time.Date(2026, 11, 23, 18, 0, 0, 0, time.UTC)
 
-// Span is a span as the tests write it; its id is its place in the list, its parent the place of another.
+// Span is a span as the tests write it; its id is its position in the list, its parent the position of another.
 type Span struct {
 	Trace, Parent int
 	Service, Name string
@@ -21,14 +21,14 @@ type Span struct {
 	At, Took      time.Duration
 	Failed        string
 	Attributes    map[string]any
-	Link          []int // places
+	Link          []int // positions
 }
 
-// TraceID returns the id of a trace.
+// TraceID returns the id of trace n.
 func TraceID(n int) pcommon.TraceID { return pcommon.TraceID{14: byte(n >> 8), 15: byte(n), 0: 1} }
 func spanID(n int) pcommon.SpanID   { return pcommon.SpanID{6: byte(n >> 8), 7: byte(n), 0: 1} }
 
-// OTLP puts each span into its own ResourceSpans, as spans from many processes arrive.
+// OTLP puts each span into its own ResourceSpans, the way spans from many processes arrive.
 func OTLP(spans []Span) ptrace.Traces {
 	traces := ptrace.NewTraces()
 	for i, from := range spans {
@@ -71,7 +71,7 @@ const (
 	ms       = time.Millisecond
 )
 
-// Request is the demo's trace of a request, as the trace n, whose first span is at place first.
+// Request returns the demo's trace of a request as trace n, whose first span is at position first.
 func Request(n, first int) []Span {
 	status, queue := map[string]any{"http.response.status_code": 200}, map[string]any{"messaging.destination.name": "work"}
 	route := map[string]any{"http.response.status_code": 200, "http.route": "/hello"}
@@ -88,7 +88,7 @@ func Request(n, first int) []Span {
 	}
 }
 
-// Demo is what the demo makes by default.
+// Demo returns the spans that the demo makes by default.
 func Demo() []Span {
 	var spans []Span
 	spans = append(spans, Span{1, 0, "client", "wait for server", internal, 0, 30 * ms, "", nil, nil})
@@ -98,13 +98,13 @@ func Demo() []Span {
 	return append(spans, Span{7, 0, "client", "example error", internal, 8 * time.Second, 2 * ms, "no reason", nil, nil})
 }
 
-// Traces returns spans as a store would get them.
+// Traces returns spans as a store would receive them.
 func Traces(spans []Span) []*trace.Trace {
 	all, _ := trace.FromOTLP(OTLP(spans))
 	return all
 }
 
-// DemoShape is how the design writes it.
+// DemoShape is the shape of Demo's traces.
 const DemoShape = `5 traces
 client  make request  internal
   client  HTTP GET  client  http.response.status_code=200
@@ -121,7 +121,7 @@ client  example error  internal  error
 client  wait for server  internal
 `
 
-// Everything is a trace that has all that OTLP has.
+// Everything returns a trace that uses everything that OTLP has.
 func Everything() ptrace.Traces {
 	all := OTLP(Request(2, 1))
 	span := func(i int) ptrace.Span { return all.ResourceSpans().At(i).ScopeSpans().At(0).Spans().At(0) }
@@ -153,7 +153,7 @@ func Everything() ptrace.Traces {
 	return all
 }
 
-// BlockOf returns the block of a shape that has a name in it.
+// BlockOf returns the block of a shape that contains a name.
 func BlockOf(shape, name string) string {
 	for block := range strings.SplitSeq(shape, "\n\n") {
 		if strings.Contains(block, name) {
