@@ -9,8 +9,8 @@ package pkg
 //  2. The consumer extracts the context from the headers, and starts a span of kind consumer with it.
 //  3. Both describe the message by OpenTelemetry's messaging conventions, which backends understand.
 //
-// For another broker, change the calls to it, the carrier (its own headers) and the two constants. The folder brokers
-// does so for NATS, Kafka, RabbitMQ and Redis Streams, and shows the usual mistakes.
+// For another broker, change the calls to Redis, the two constants, and the carrier: use the broker's own headers. The
+// folder brokers does so for NATS, Kafka, RabbitMQ and Redis Streams, and shows the usual mistakes.
 
 import (
 	"context"
@@ -59,7 +59,7 @@ func messageAttributes(operation string, operationType attribute.KeyValue, messa
 		semconv.MessagingDestinationName(channel),
 		semconv.MessagingOperationName(operation),
 		operationType,
-		// The broker makes no spans. This name puts it on Zipkin's map, between server and worker.
+		// Redis makes no spans. This name puts it on Zipkin's map, between server and worker.
 		semconv.ServicePeerName(system),
 	)...)
 }

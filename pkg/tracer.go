@@ -78,8 +78,8 @@ func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcesso
 		limits.AttributeValueLengthLimit = 1000
 	}
 	// The provider decides where the spans of all tracers go. A sampler would decide which traces are recorded. None is
-	// set here, because it would override OTEL_TRACES_SAMPLER. By default, every trace is recorded unless the caller
-	// decided otherwise.
+	// set here, because it would override OTEL_TRACES_SAMPLER. By default, every trace is recorded unless its headers
+	// say otherwise.
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newProcessor(exporter, batcherOptions()...)),
 		sdktrace.WithResource(service), sdktrace.WithRawSpanLimits(limits))
 	otel.SetTracerProvider(provider)
@@ -109,7 +109,7 @@ func newExporter(ctx context.Context, interceptors []grpc.UnaryClientInterceptor
 
 // batcherOptions say how often the batcher exports, and how many spans it queues. It exports once a second, so you see
 // your trace soon. Its queue must hold the spans that are made while the agent is unreachable. The server makes 4 spans
-// per request: 8192 spans are 200 s of 10 requests a second, or 20 s of 100. Spans that don't fit are dropped.
+// per request: 8192 spans last 200 s at 10 requests a second, and 20 s at 100. Spans that don't fit are dropped.
 func batcherOptions() []sdktrace.BatchSpanProcessorOption {
 	return slices.Concat(
 		unless(sdktrace.WithBatchTimeout(time.Second), "OTEL_BSP_SCHEDULE_DELAY"),

@@ -144,7 +144,7 @@ func newClient(work time.Duration) *http.Client {
 	}
 	return &http.Client{
 		Transport: otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithClientTrace(steps)),
-		Timeout:   work + 10*time.Second, // the server works that long too
+		Timeout:   work + 10*time.Second, // the server takes WORK_DURATION, too
 	}
 }
 

@@ -123,8 +123,8 @@ func (s *server) handle(ctx context.Context, body string) error {
 	span.AddEvent("read baggage", trace.WithAttributes(semconv.UserName(username)))
 
 	// An attribute is a key and a value that describe the whole span, and you can search for it. Prefer names from
-	// OpenTelemetry's registry, as here. Record a payload's size, but not the payload: it may be large or private, and
-	// everyone who can read the traces could read it.
+	// OpenTelemetry's conventions, as here. Record a payload's size, but not the payload: it may be large or private,
+	// and everyone who can read the traces could read it.
 	span.SetAttributes(semconv.HTTPResponseBodySize(len(body)))
 
 	if err := pkg.Work(ctx, s.work); err != nil {

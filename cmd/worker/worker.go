@@ -47,7 +47,7 @@ func run(ctx context.Context) error {
 	// Receive calls this for each message. Like otelhttp in the server, Receive puts its span, `process work`, into
 	// ctx. If you return an error, that span becomes an error.
 	handle := func(ctx context.Context, message pkg.Message) error {
-		// The client set this, two hops away. All that the server did for it was to pass ctx on.
+		// The client set the username, two hops away. All that the server did for it was to pass ctx on.
 		// Try it: replace `Member("username")` with `Member("Username")` and run `go run -C local . -once -shape`.
 		// There is no error, but user.name is gone: names are case-sensitive, and a missing one has an empty value.
 		username := baggage.FromContext(ctx).Member("username").Value()
