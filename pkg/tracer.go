@@ -35,7 +35,7 @@ import (
 // outage is how long the agent may be unreachable: until then, spans are kept and retried.
 const outage = 2 * time.Minute
 
-// version becomes the resource attribute service.version. The Dockerfile sets it with the linker's option -X.
+// version is what Jaeger shows as service.version, under "Process". The Dockerfile sets it with the linker's option -X.
 var version string
 
 // NewSpanProcessor is a function that makes a batcher, such as [sdktrace.NewBatchSpanProcessor]. A batcher queues spans
@@ -72,7 +72,8 @@ func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcesso
 	if err != nil {
 		return nil, fmt.Errorf("start exporter: %w", err)
 	}
-	// Values may be untrusted and long, and the agent refuses a batch of more than 4 MiB. So cut long values off.
+	// Attribute values may be untrusted and long, and the agent refuses a batch of more than 4 MiB. So cut long values
+	// off.
 	limits := sdktrace.NewSpanLimits() // from OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT, or else -1: no limit
 	if limits.AttributeValueLengthLimit < 0 {
 		limits.AttributeValueLengthLimit = 1000

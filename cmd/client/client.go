@@ -137,8 +137,8 @@ func get(ctx context.Context, client *http.Client, url *url.URL) (status int, bo
 //	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (01: this trace is sampled, so record it)
 //	baggage: username=donuts
 func newClient(work time.Duration) *http.Client {
-	// These events show what the network did: DNS, connect, request sent, first byte. The second request has fewer,
-	// because it reuses the first one's connection. Headers are left out, because they often hold secrets.
+	// steps adds an event for each step on the network: DNS, connect, request sent, first byte. The second request has
+	// fewer, because it reuses the first one's connection. Headers are left out, because they often hold secrets.
 	steps := func(ctx context.Context) *httptrace.ClientTrace {
 		return otelhttptrace.NewClientTrace(ctx, otelhttptrace.WithoutSubSpans(), otelhttptrace.WithoutHeaders())
 	}
