@@ -75,7 +75,7 @@ func checkAgent() error {
 	}
 	conn, err := net.DialTimeout("tcp", address.Host, 2*time.Second)
 	if err != nil {
-		return fmt.Errorf("nobody takes spans on %s: start the demo with `go run -C local . -recipe own-program` first, "+
+		return fmt.Errorf("nothing accepts spans on %s: start the demo with `go run -C local . -recipe own-program` first, "+
 			"in another terminal", address.Host)
 	}
 	return conn.Close()

@@ -98,7 +98,7 @@ func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
 	ctx = otel.GetTextMapPropagator().Extract(ctx, message.Headers)
 	options := []trace.SpanStartOption{
 		trace.WithSpanKind(trace.SpanKindConsumer),
-		// A parent says "part of"; a link says "caused by". Jaeger shows links under "References".
+		// A parent says what this span is part of; a link says what caused it. Jaeger shows links under "References".
 		trace.WithLinks(trace.LinkFromContext(ctx)),
 		messageAttributes("process", semconv.MessagingOperationTypeProcess,
 			semconv.MessagingMessageID(message.ID), semconv.MessagingMessageBodySize(len(message.Body))),

@@ -28,7 +28,7 @@ const (
 
 var (
 	// ErrNoListener means that nobody is subscribed to the channel. Pub/sub stores nothing, so the message is lost.
-	ErrNoListener = Error{"no_listener", "nobody listens on the channel " + channel}
+	ErrNoListener = Error{"no_listener", "no worker is listening on the channel " + channel}
 	// ErrRefused means that Redis refuses the user, the password or the command. Retrying won't help.
 	ErrRefused = Error{"refused", "REDIS_URL: Redis refuses the user, the password, or the command; want a user that " +
 		"may publish to the channel " + channel + " and subscribe to it"}

@@ -42,10 +42,10 @@ var version string
 // and passes them to an exporter.
 type NewSpanProcessor func(sdktrace.SpanExporter, ...sdktrace.BatchSpanProcessorOption) sdktrace.SpanProcessor
 
-// StartTracing sets up tracing for the service called name, with a global tracer provider and a global propagator. The
-// demo passes NewBatcher and Diagnose (pkg/batcher.go), which count the spans that are lost and log why. Call shutdown
-// last: it exports the remaining spans, for up to 4 s, and logs what went wrong. Spans missing? See
-// docs/missing-spans.md.
+// StartTracing sets up tracing for the service called name: a global tracer provider, which takes the spans of all
+// tracers, and a global propagator. The demo passes NewBatcher and Diagnose (pkg/batcher.go), which count the spans
+// that are lost and log why. Call shutdown last: it exports the remaining spans, for up to 4 s, and logs what went
+// wrong. Spans missing? See docs/missing-spans.md.
 //
 // The SDK reads OpenTelemetry's standard variables, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER. An option in
 // code would override its variable, so this file sets an option only if the variable is not set.
@@ -78,9 +78,8 @@ func StartTracing(ctx context.Context, name string, newProcessor NewSpanProcesso
 	if limits.AttributeValueLengthLimit < 0 {
 		limits.AttributeValueLengthLimit = 1000
 	}
-	// The provider decides where the spans of all tracers go. A sampler would decide which traces are recorded. None is
-	// set here, because it would override OTEL_TRACES_SAMPLER. By default, every trace is recorded unless its headers
-	// say otherwise.
+	// A sampler would decide which traces are recorded. None is set here, because it would override
+	// OTEL_TRACES_SAMPLER. By default, every trace is recorded unless its headers say otherwise.
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newProcessor(exporter, batcherOptions()...)),
 		sdktrace.WithResource(service), sdktrace.WithRawSpanLimits(limits))
 	otel.SetTracerProvider(provider)

@@ -61,7 +61,7 @@ func (p *process) waitForPort(port string, limit time.Duration) error {
 		}
 		select {
 		case <-p.ended:
-			return fmt.Errorf("%s ended: %s", filepath.Base(p.cmd.Path), strings.TrimSpace(p.output.String()))
+			return fmt.Errorf("%s exited: %s", filepath.Base(p.cmd.Path), strings.TrimSpace(p.output.String()))
 		case <-deadline:
 			p.stop()
 			return fmt.Errorf("%s doesn't listen after %v: %s", filepath.Base(p.cmd.Path), limit, p.output)

@@ -12,7 +12,7 @@ import (
 
 // ErrNoRabbitMQ is returned if there is no RabbitMQ to start.
 var ErrNoRabbitMQ = errors.New("rabbitmq-server is not in the PATH: install RabbitMQ (on Debian: apt-get install " +
-	"rabbitmq-server), or set RABBITMQ_URL to a server that runs")
+	"rabbitmq-server), or set RABBITMQ_URL to a running server")
 
 // RabbitMQ starts the rabbitmq-server that is in the PATH, with all its files in a temporary folder. It takes a few
 // seconds.
