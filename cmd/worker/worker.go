@@ -49,7 +49,7 @@ func run(ctx context.Context) error {
 	handle := func(ctx context.Context, message pkg.Message) error {
 		// The client set the username, two hops away. All that the server did for it was to pass ctx on.
 		// Try it: replace `Member("username")` with `Member("Username")` and run `go run -C local . -once -shape`.
-		// There is no error, but user.name is gone: names are case-sensitive, and a missing one has an empty value.
+		// user.name is now empty, so it isn't printed: names are case-sensitive, and a missing one is not an error.
 		username := baggage.FromContext(ctx).Member("username").Value()
 		// You can search for an attribute: in Jaeger, enter user.name=donuts under "Tags".
 		trace.SpanFromContext(ctx).SetAttributes(semconv.UserName(username))
