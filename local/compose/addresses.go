@@ -26,7 +26,7 @@ type Addresses struct {
 	several  map[string]int  // services with several instances, whose name would need several addresses
 	of       map[Port]string // the assigned addresses
 	held     map[Port]net.Listener
-	dialled  map[Port][]string // ports whose addresses other services are given, and which services
+	dialed  map[Port][]string // ports whose addresses other services are given, and which services
 	redisURL string            // the user's REDIS_URL, if set: it replaces every redis:// URL of a service
 }
 
@@ -46,7 +46,7 @@ func NewAddresses(project *types.Project, freePorts bool, redisURL string) (*Add
 		several:  map[string]int{},
 		of:       map[Port]string{},
 		held:     map[Port]net.Listener{},
-		dialled:  map[Port][]string{},
+		dialed:  map[Port][]string{},
 		redisURL: redisURL,
 	}
 	for _, name := range a.services {
@@ -121,9 +121,9 @@ func (a *Addresses) Get(p Port) (string, error) {
 // All returns all assigned addresses.
 func (a *Addresses) All() map[Port]string { return maps.Clone(a.of) }
 
-// Dialled returns the ports of a service whose addresses other services are given.
-func (a *Addresses) Dialled(service string) (ports []Port) {
-	for p := range a.dialled {
+// Dialed returns the ports of a service whose addresses other services are given.
+func (a *Addresses) Dialed(service string) (ports []Port) {
+	for p := range a.dialed {
 		if p.Service == service {
 			ports = append(ports, p)
 		}
@@ -131,9 +131,9 @@ func (a *Addresses) Dialled(service string) (ports []Port) {
 	return ports
 }
 
-// DialledBy reports whether any service that matches is given the address of one of service's ports.
-func (a *Addresses) DialledBy(service string, match func(owner string) bool) bool {
-	for p, owners := range a.dialled {
+// DialedBy reports whether any service that matches is given the address of one of service's ports.
+func (a *Addresses) DialedBy(service string, match func(owner string) bool) bool {
+	for p, owners := range a.dialed {
 		if p.Service == service && slices.ContainsFunc(owners, match) {
 			return true
 		}
@@ -275,7 +275,7 @@ func (a *Addresses) lookUp(owner string, instance int, host, number string) (str
 	}
 	p := Port{host, 0, n}
 	if host != owner {
-		a.dialled[p] = append(a.dialled[p], owner)
+		a.dialed[p] = append(a.dialed[p], owner)
 	}
 	address, err := a.Get(p)
 	return address, true, err

@@ -62,7 +62,7 @@ func (d *Demo) untilItListens(s *service, p *process) {
 		line(text)
 	}
 	p.listens = func(ctx context.Context) error {
-		for _, port := range d.addresses.Dialled(s.Name) {
+		for _, port := range d.addresses.Dialed(s.Name) {
 			err := d.progress(fmt.Sprintf("waiting for %s to listen on port %d", s.Name, port.Number), func() error {
 				return poll.Until(ctx, 20*time.Millisecond, 0, func() error {
 					wasReady := ready.Load()

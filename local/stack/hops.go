@@ -48,7 +48,7 @@ func (d *Demo) Hops() Hops {
 		}
 		now.add(before)
 		h.services, h.hops[s.Name] = append(h.services, s.Name), now
-		if d.addresses.DialledBy(s.Name, func(owner string) bool { return d.service(owner).kind == compose.Program }) {
+		if d.addresses.DialedBy(s.Name, func(owner string) bool { return d.service(owner).kind == compose.Program }) {
 			h.sent = max(h.sent, 0)
 			for _, n := range now.received {
 				h.sent += n
