@@ -26,7 +26,7 @@ type Addresses struct {
 	several  map[string]int  // services with several instances, whose name would need several addresses
 	of       map[Port]string // the assigned addresses
 	held     map[Port]net.Listener
-	dialed  map[Port][]string // ports whose addresses other services are given, and which services
+	dialed   map[Port][]string // ports whose addresses other services are given, and which services
 	redisURL string            // the user's REDIS_URL, if set: it replaces every redis:// URL of a service
 }
 
@@ -46,7 +46,7 @@ func NewAddresses(project *types.Project, freePorts bool, redisURL string) (*Add
 		several:  map[string]int{},
 		of:       map[Port]string{},
 		held:     map[Port]net.Listener{},
-		dialed:  map[Port][]string{},
+		dialed:   map[Port][]string{},
 		redisURL: redisURL,
 	}
 	for _, name := range a.services {
