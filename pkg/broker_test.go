@@ -321,7 +321,7 @@ func TestPublishFails(t *testing.T) {
 			t.Errorf("Ready returned %v, want ErrNoListener", err)
 		}
 	})
-	t.Run("Redis is away", func(t *testing.T) {
+	t.Run("Redis is down", func(t *testing.T) {
 		server, broker := start(t)
 		server.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -190,7 +190,7 @@ func TestFailuresAre503AndErrors(t *testing.T) {
 		wantTree(t, failed)
 		wantErrorTypes(t, "no_listener")
 	})
-	t.Run("Redis is away", func(t *testing.T) {
+	t.Run("Redis is down", func(t *testing.T) {
 		redisServer, url, finish := start(t, true)
 		address := redisServer.Addr()
 		redisServer.Close()

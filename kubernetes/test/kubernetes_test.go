@@ -198,7 +198,7 @@ func TestProbesAskForTheirOwnPodOnly(t *testing.T) {
 		}
 		listens := func(p corev1.ContainerPort) bool { return p.ContainerPort == asked.Port.IntVal }
 		if !slices.ContainsFunc(container.Ports, listens) {
-			t.Errorf("%s: the probe uses port %v, which is not one of its own", name, asked.Port.IntVal)
+			t.Errorf("%s: the probe uses port %v, which the container doesn't have", name, asked.Port.IntVal)
 		}
 		// The server's own health check includes the worker.
 		if name == "server" && ready.TCPSocket == nil {

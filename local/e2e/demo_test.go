@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -28,15 +27,7 @@ import (
 func TestDemo(t *testing.T) {
 	running := goleak.IgnoreCurrent() // tests that run at the same time
 	d, log := startDemo(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	status, err := d.Wait(ctx, "client")
-	if err != nil || status != 0 {
-		t.Fatalf("the client exited with %d, %v", status, err)
-	}
-	if err := d.WaitForTraces(ctx); err != nil {
-		t.Fatal(err)
-	}
+	waitForTraces(t, d)
 
 	t.Run("traces at Jaeger", func(t *testing.T) {
 		if err := tracetest.Match(expected(t), d.Jaeger().Traces()); err != nil {

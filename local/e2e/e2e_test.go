@@ -514,6 +514,19 @@ func startDemoWith(t *testing.T, options stack.Options) (*stack.Demo, *safeBuffe
 	return d, log
 }
 
+// waitForTraces waits up to a minute until the client has succeeded and its traces have arrived.
+func waitForTraces(t *testing.T, d *stack.Demo) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if status, err := d.Wait(ctx, "client"); err != nil || status != 0 {
+		t.Fatalf("the client exited with %d, %v", status, err)
+	}
+	if err := d.WaitForTraces(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // arrived waits until a trace is in a store, and returns it.
 func arrived(t *testing.T, store *trace.Store, id string) *trace.Trace {
 	t.Helper()

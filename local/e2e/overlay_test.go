@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -124,14 +123,7 @@ func TestNoTraceIsLostWhileTheAgentIsAway(t *testing.T) {
 	if err := d.StartService(t.Context(), "otel-agent"); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if status, err := d.Wait(ctx, "client"); err != nil || status != 0 {
-		t.Fatalf("the client exited with %d, %v", status, err)
-	}
-	if err := d.WaitForTraces(ctx); err != nil {
-		t.Fatal(err)
-	}
+	waitForTraces(t, d)
 	want := strings.Replace(expected(t), "5 traces", "150 traces", 1)
 	if err := tracetest.Match(want, d.Jaeger().Traces()); err != nil {
 		t.Error(err)

@@ -1,14 +1,12 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"otel-demo/local/compose"
 	"otel-demo/local/stack"
@@ -67,14 +65,7 @@ func TestTheTryItNotesHold(t *testing.T) {
 				t.Fatal(err)
 			}
 			d, _ := startDemoWith(t, stack.Options{Files: []string{compose.File}, Binaries: dir})
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			if status, err := d.Wait(ctx, "client"); err != nil || status != 0 {
-				t.Fatalf("the client exited with %d, %v", status, err)
-			}
-			if err := d.WaitForTraces(ctx); err != nil {
-				t.Fatal(err)
-			}
+			waitForTraces(t, d)
 			if err := tracetest.Match(want, d.Jaeger().Traces()); err != nil {
 				t.Error(err)
 			}
