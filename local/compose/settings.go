@@ -32,7 +32,7 @@ const (
 )
 
 // collectorVersion is the version of the modules in go.mod. The images must have the same.
-const collectorVersion = "0.158.0"
+const collectorVersion = "0.165.0"
 
 // kinds gives for each kind the images that it stands in for, the settings that it supports (a setting covers all below
 // it), its ports if it runs in the runner, and a check for the values that it refuses. Package stack runs it.

@@ -36,7 +36,7 @@ services:
   client: {environment: {REQUESTS: "2"}}
   worker: {scale: 3}
   otel-agent:
-    image: otel/opentelemetry-collector-contrib:0.158.0
+    image: otel/opentelemetry-collector-contrib:0.165.0
     volumes: !override ["%s:/etc/otel-agent-config.yaml:ro", "queue:/var/lib/storage"]
   prometheus:
     image: prom/prometheus:v3
