@@ -168,12 +168,6 @@ func (e *Env) OpenTelemetry() {
 	}
 }
 
-// Error is an error with a value for the attribute error.type, which [Fail] sets.
-type Error struct{ Type, Text string }
-
-func (e Error) Error() string     { return e.Text }
-func (e Error) ErrorType() string { return e.Type }
-
 // Work simulates work that takes a while. When ctx is canceled, it returns early with the cause.
 func Work(ctx context.Context, duration time.Duration) error {
 	select {

@@ -151,4 +151,10 @@ func Fail(span trace.Span, err error) error {
 	return err
 }
 
+// Error is an error with a value for the attribute error.type, which [Fail] sets.
+type Error struct{ Type, Text string }
+
+func (e Error) Error() string     { return e.Text }
+func (e Error) ErrorType() string { return e.Type }
+
 // That's all. Now follow one span through otel-agent-config.yaml and otel-collector-config.yaml to the backends.
