@@ -108,7 +108,7 @@ func (w *worker) handle(ctx context.Context, task string) error {
 	w.tries[task]++
 	first := w.tries[task] == 1
 	w.mu.Unlock()
-	if err := pkg.Work(ctx, 50*time.Millisecond); err != nil {
+	if err := pkg.SimulateWork(ctx, 50*time.Millisecond); err != nil {
 		return err
 	}
 	if task == fails || task == failsOnce && first {

@@ -53,7 +53,7 @@ func runNATS(ctx context.Context, address string) error {
 	receive := func(ctx context.Context) error { return nats.Receive(ctx, conn, w.handle) }
 	send := func(ctx context.Context, task string) error {
 		for conn.NumSubscriptions() == 0 { // NATS stores nothing for later subscribers
-			if err := pkg.Work(ctx, time.Millisecond); err != nil {
+			if err := pkg.Sleep(ctx, time.Millisecond); err != nil {
 				return err
 			}
 		}
@@ -96,7 +96,7 @@ func runKafka(ctx context.Context, addresses string) error {
 		if err := kafka.ReceiveBatch(ctx, consumer, func(ctx context.Context, records []*kgo.Record) error {
 			polled += len(records)
 			printTrace(ctx, batch(len(records)))
-			return pkg.Work(ctx, 50*time.Millisecond)
+			return pkg.SimulateWork(ctx, 50*time.Millisecond)
 		}); err != nil {
 			return err
 		} else if ctx.Err() != nil {
@@ -166,7 +166,7 @@ func runRedisStreams(ctx context.Context, address string) error {
 	}
 	if err := consumer.ReceiveBatch(func(ctx context.Context, entries []redisclient.XMessage) error {
 		printTrace(ctx, batch(len(entries)))
-		return pkg.Work(ctx, 50*time.Millisecond)
+		return pkg.SimulateWork(ctx, 50*time.Millisecond)
 	}); err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func (b *Broker) Publish(ctx context.Context, body string) error {
 
 // process handles one message: it is the other end of Publish. Receive calls it when it has a free slot.
 func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
-	message, err := DecodeMessage(payload)
+	message, err := decodeMessage(payload)
 	if err != nil {
 		b.skip(ctx, err)
 		return

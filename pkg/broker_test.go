@@ -550,7 +550,7 @@ func FuzzDecodeMessage(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, payload string) {
-		message, err := DecodeMessage(payload)
+		message, err := decodeMessage(payload)
 		if err != nil {
 			return
 		}

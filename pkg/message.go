@@ -32,9 +32,9 @@ type Message struct {
 	Body    string                 `json:"body"`
 }
 
-// DecodeMessage returns the message that a payload holds. It fails if the payload is too long or isn't such an
+// decodeMessage returns the message that a payload holds. It fails if the payload is too long or isn't such an
 // envelope. Missing headers are not an error: a message without a trace context is still a message.
-func DecodeMessage(payload string) (Message, error) {
+func decodeMessage(payload string) (Message, error) {
 	var m Message
 	if len(payload) > maxMessageSize {
 		return m, fmt.Errorf("decode message: %d bytes, want at most %d", len(payload), maxMessageSize)

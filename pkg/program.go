@@ -168,8 +168,11 @@ func (e *Env) OpenTelemetry() {
 	}
 }
 
-// Work simulates work that takes a while. When ctx is canceled, it returns early with the cause.
-func Work(ctx context.Context, duration time.Duration) error {
+// SimulateWork takes the place of a program's work. It takes as long as duration, or returns early as [Sleep] does.
+func SimulateWork(ctx context.Context, duration time.Duration) error { return Sleep(ctx, duration) }
+
+// Sleep waits for duration. If ctx is canceled first, Sleep returns the cause.
+func Sleep(ctx context.Context, duration time.Duration) error {
 	select {
 	case <-time.After(duration):
 		return nil

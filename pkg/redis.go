@@ -32,8 +32,8 @@ var (
 	// ErrRefused means that Redis refuses the user, the password or the command. Retrying won't help.
 	ErrRefused = Error{"refused", "REDIS_URL: Redis refuses the user, the password, or the command; want a user that " +
 		"may publish to the channel " + channel + " and subscribe to it"}
-	// ErrCutOff is why a handler's context is canceled: the program has to stop.
-	ErrCutOff = Error{"cut_off", "cut off, since the program had to stop"}
+	// errCutOff is why a handler's context is canceled: the program has to stop.
+	errCutOff = Error{"cut_off", "cut off, since the program had to stop"}
 )
 
 // NewBroker returns a broker for a Redis server. It doesn't connect yet, and doesn't change the options.
@@ -99,7 +99,7 @@ func (b *Broker) send(ctx context.Context, message Message) error {
 func (b *Broker) Receive(ctx context.Context, handle Handler) error {
 	working, cutOff := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cutOff(nil)
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(finish, func() { cutOff(ErrCutOff) }) })()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(finish, func() { cutOff(errCutOff) }) })()
 
 	payloads := make(chan string) // unbuffered: while all slots are taken, nothing is read from Redis
 	failed := make(chan error, 1)
@@ -123,7 +123,7 @@ func (b *Broker) Receive(ctx context.Context, handle Handler) error {
 	return <-failed
 }
 
-// run calls the handler and returns its error, or ErrCutOff if ctx was canceled first. A panic becomes an error too, so
+// run calls the handler and returns its error, or errCutOff if ctx was canceled first. A panic becomes an error too, so
 // that one message can't stop the others.
 func (b *Broker) run(ctx context.Context, handle Handler, message Message) (err error) {
 	done := make(chan error, 1)
@@ -144,12 +144,12 @@ func (b *Broker) run(ctx context.Context, handle Handler, message Message) (err 
 		select {
 		case err = <-done:
 		case <-time.After(abandon):
-			err = ErrCutOff
+			err = errCutOff
 		}
 	}
 	if err != nil && ctx.Err() != nil {
 		b.cutOff.Add(1)
-		err = ErrCutOff
+		err = errCutOff
 	}
 	return err
 }
@@ -172,7 +172,7 @@ func (b *Broker) listen(ctx context.Context, payloads chan<- string) error {
 			slog.Warn("Redis is unreachable; trying again until it is back", "error", err)
 		}
 		reachable = false
-		if Work(ctx, pause.NextBackOff()) != nil {
+		if Sleep(ctx, pause.NextBackOff()) != nil {
 			return nil
 		}
 	}
@@ -196,7 +196,7 @@ func (b *Broker) subscribe(ctx context.Context, payloads chan<- string, confirme
 	pinging, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		for Work(pinging, silence/3) == nil {
+		for Sleep(pinging, silence/3) == nil {
 			subscription.Ping(pinging)
 		}
 	}()

@@ -93,7 +93,7 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	ctx = baggage.ContextWithBaggage(ctx, bag)
 
 	// In Jaeger, this is the gap before `HTTP GET`: time that the client spends on its own work.
-	pkg.Work(ctx, work)
+	pkg.SimulateWork(ctx, work)
 
 	status, body, err := get(ctx, client, serverURL)
 	if err == nil && status != http.StatusOK {

@@ -53,7 +53,7 @@ func run(ctx context.Context) error {
 		username := baggage.FromContext(ctx).Member("username").Value()
 		// You can search for an attribute: in Jaeger, enter user.name=donuts under "Tags".
 		trace.SpanFromContext(ctx).SetAttributes(semconv.UserName(username))
-		if err := pkg.Work(ctx, work); err != nil {
+		if err := pkg.SimulateWork(ctx, work); err != nil {
 			return err
 		}
 		slog.InfoContext(ctx, "processed", "message", message.ID, "username", username)
