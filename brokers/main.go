@@ -50,7 +50,7 @@ func run(ctx context.Context) error {
 				return err
 			}
 			// Not the broker's own name: Zipkin's map uses that for the broker.
-			shutdown, err := pkg.StartTracing(ctx, d.name+"-demo", pkg.NewBatcher)
+			shutdown, err := pkg.StartTracing(ctx, d.name+"-demo")
 			if err != nil {
 				return err
 			}

@@ -1,41 +1,156 @@
 package pkg
 
-// This file is not one of the six. It wraps the SDK's batcher for production: it counts the spans that are lost, and
-// cuts off what the SDK's limits leave unbounded.
+// This file is not one of the six. It exports the spans that tracer.go gets, and is made for production: an outage of
+// two minutes loses no span, a text that can't be encoded costs only itself, and spans that are lost are counted.
 
 import (
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// maxText is the longest status text and the longest value of an event's attribute, in bytes.
-const maxText = 2048
+const (
+	outage   = 2 * time.Minute // how long the agent may be unreachable: until then, spans are kept and retried
+	patience = 5 * time.Second // how long an export may take before failed attempts are reported
+)
 
-// NewBatcher returns a [sdktrace.NewBatchSpanProcessor] that counts the spans that are lost: those that find the queue
+// newProcessor returns a span processor that exports batches of spans. OTEL_TRACES_EXPORTER chooses: otlp, which is the
+// default, console (standard output), or none.
+func newProcessor(ctx context.Context) (sdktrace.SpanProcessor, error) {
+	// It exports once a second, so you see your trace soon. Its queue must hold the spans of an outage. The server
+	// produces 4 per request: 8192 spans last 200 s at 10 requests a second, and 20 s at 100.
+	options := slices.Concat(
+		unless("OTEL_BSP_SCHEDULE_DELAY", sdktrace.WithBatchTimeout(time.Second)),
+		unless("OTEL_BSP_EXPORT_TIMEOUT", sdktrace.WithExportTimeout(outage)),
+		unless("OTEL_BSP_MAX_QUEUE_SIZE", sdktrace.WithMaxQueueSize(8192)))
+	switch name := strings.ToLower(os.Getenv("OTEL_TRACES_EXPORTER")); name {
+	case "none":
+		return sdktrace.NewBatchSpanProcessor(nil), nil
+	case "console":
+		exporter, err := stdouttrace.New()
+		return newBatcher(exporter, options...), err
+	case "", "otlp":
+	default:
+		otel.Handle(fmt.Errorf("OTEL_TRACES_EXPORTER=%q isn't read: want otlp, console or none", name))
+	}
+	exporter, err := otlptrace.New(ctx, newClient())
+	return newBatcher(exporter, options...), err
+}
+
+// unless returns option, or nothing if the environment variable is set.
+func unless[Option any](variable string, option Option) []Option {
+	if os.Getenv(variable) != "" {
+		return nil
+	}
+	return []Option{option}
+}
+
+// newClient returns a client for OTLP over gRPC or, if OTEL_EXPORTER_OTLP_PROTOCOL says so, over HTTP. The endpoint's
+// scheme decides on TLS, as the specification wants it: http:// means none, whatever other variables say.
+func newClient() otlptrace.Client {
+	general, endpoint := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+	protocol := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"))
+	if strings.HasPrefix(strings.ToLower(protocol), "http/") {
+		endpoint = cmp.Or(endpoint, strings.TrimSuffix(cmp.Or(general, "http://localhost:4318"), "/")+"/v1/traces")
+		options := []otlptracehttp.Option{otlptracehttp.WithEndpointURL(endpoint), otlptracehttp.WithRetry(
+			otlptracehttp.RetryConfig{Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second})}
+		if strings.HasPrefix(endpoint, "http:") {
+			options = append(options, otlptracehttp.WithTLSClientConfig(nil))
+		}
+		return client{otlptracehttp.NewClient(options...), endpoint}
+	}
+	endpoint = cmp.Or(endpoint, general, "http://localhost:4317")
+	// By default, gRPC may wait two minutes before it reconnects, doesn't notice a connection that has gone silent, and
+	// asks DNS for a service config, which takes long where DNS doesn't respond.
+	redial := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 5 * time.Second}
+	redial.Backoff.MaxDelay = 3 * time.Second
+	options := []otlptracegrpc.Option{otlptracegrpc.WithEndpointURL(endpoint),
+		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{}), // batchExporter retries
+		otlptracegrpc.WithDialOption(grpc.WithConnectParams(redial), grpc.WithDisableServiceConfig(),
+			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}))}
+	if strings.HasPrefix(endpoint, "http:") {
+		options = append(options, otlptracegrpc.WithTLSCredentials(insecure.NewCredentials()))
+	}
+	return client{otlptracegrpc.NewClient(options...), endpoint}
+}
+
+// client names the endpoint in its errors, truncates long texts, and replaces what isn't UTF-8. One text that isn't
+// would cost the whole batch, which can't be encoded then.
+type client struct {
+	otlptrace.Client
+	endpoint string
+}
+
+func (c client) UploadTraces(ctx context.Context, spans []*tracepb.ResourceSpans) error {
+	for _, s := range spans {
+		repair(s.ProtoReflect())
+	}
+	if err := c.Client.UploadTraces(ctx, spans); err != nil {
+		return fmt.Errorf("export to %s: %w", strings.TrimPrefix(c.endpoint, "http://"), err)
+	}
+	return nil
+}
+
+// maxText is the longest text that is exported, in bytes. The SDK limits the values of a span's own attributes alone, to
+// a number of characters.
+var maxText = 4 * max(1024, sdktrace.NewSpanLimits().AttributeValueLengthLimit)
+
+// repair changes all texts in a message: names, keys, values, and the status.
+func repair(message protoreflect.Message) {
+	message.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		switch {
+		case field.Kind() == protoreflect.StringKind && !field.IsList():
+			text := strings.ToValidUTF8(value.String(), "\uFFFD")
+			text = strings.ToValidUTF8(text[:min(len(text), maxText)], "") // without half a character at the end
+			message.Set(field, protoreflect.ValueOfString(text))
+		case field.Message() != nil && field.IsList():
+			for i := range value.List().Len() {
+				repair(value.List().Get(i).Message())
+			}
+		case field.Message() != nil:
+			repair(value.Message())
+		}
+		return true
+	})
+}
+
+// newBatcher returns a [sdktrace.NewBatchSpanProcessor] that counts the spans that are lost: those that find the queue
 // full, and those that the agent doesn't accept. [otel.Handle] gets an error with each loss and the count so far, and
-// Shutdown returns one with the final count. A batch that the agent refuses as too large is exported in halves.
-func NewBatcher(exporter sdktrace.SpanExporter, options ...sdktrace.BatchSpanProcessorOption) sdktrace.SpanProcessor {
+// Shutdown returns one with the final count. A batch that is refused as too large is exported in halves.
+func newBatcher(exporter sdktrace.SpanExporter, options ...sdktrace.BatchSpanProcessorOption) sdktrace.SpanProcessor {
 	size, _ := strconv.Atoi(os.Getenv("OTEL_BSP_MAX_QUEUE_SIZE"))
-	o := sdktrace.BatchSpanProcessorOptions{MaxQueueSize: cmp.Or(size, sdktrace.DefaultMaxQueueSize)}
+	o := sdktrace.BatchSpanProcessorOptions{MaxQueueSize: cmp.Or(max(size, 0), sdktrace.DefaultMaxQueueSize)}
 	for _, option := range options {
 		option(&o)
 	}
 	b := &batcher{capacity: int64(o.MaxQueueSize)}
+	options = append(options, sdktrace.WithMaxQueueSize(o.MaxQueueSize+1)) // one place is ForceFlush's
 	b.SpanProcessor = sdktrace.NewBatchSpanProcessor(batchExporter{exporter, b}, options...)
 	return b
 }
@@ -44,7 +159,11 @@ type batcher struct {
 	sdktrace.SpanProcessor
 	capacity                 int64
 	recorded, exported, lost atomic.Int64
+	failure                  atomic.Value // the failure of the last attempt to export
+	flushing                 sync.Mutex
 }
+
+type failure struct{ error }
 
 // OnEnd queues a span. It admits only as many as the SDK's queue can hold, so the SDK never drops one silently.
 func (b *batcher) OnEnd(span sdktrace.ReadOnlySpan) {
@@ -58,11 +177,28 @@ func (b *batcher) OnEnd(span sdktrace.ReadOnlySpan) {
 	b.SpanProcessor.OnEnd(span)
 }
 
+// ForceFlush exports what is queued, until ctx is canceled. Each flush takes a place in the SDK's queue, so only one runs
+// at a time.
+func (b *batcher) ForceFlush(ctx context.Context) error {
+	flushed := make(chan error, 1)
+	go func() {
+		b.flushing.Lock()
+		defer b.flushing.Unlock()
+		flushed <- b.SpanProcessor.ForceFlush(context.WithoutCancel(ctx))
+	}()
+	select {
+	case err := <-flushed:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // Shutdown exports what is queued until ctx is canceled. What is left then is lost.
 func (b *batcher) Shutdown(ctx context.Context) error {
 	err := b.SpanProcessor.Shutdown(ctx)
 	if recorded, exported := b.recorded.Load(), b.exported.Load(); exported < recorded {
-		why, _ := lastFailure.Load().(failure)
+		why, _ := b.failure.Load().(failure)
 		return errors.Join(fmt.Errorf("%d of %d spans were lost", recorded-exported, recorded), err, why.error)
 	}
 	return err
@@ -77,74 +213,77 @@ type batchExporter struct {
 	batcher *batcher
 }
 
+var (
+	tooLarge = regexp.MustCompile(`(?i)larger than max|too large`)
+	partial  = regexp.MustCompile(`OTLP partial success: .*\((-?\d+) spans rejected\)`)
+)
+
+// ExportSpans exports spans, in halves if they are refused as too large, and counts those that the agent accepts.
 func (e batchExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	short := make([]sdktrace.ReadOnlySpan, len(spans))
-	for i, span := range spans {
-		short[i] = shortened{span}
-	}
-	return e.export(context.WithValue(ctx, started{}, time.Now()), short)
-}
-
-// export exports spans, in halves if the agent refuses them as too large. After a partial success, all count as lost.
-func (e batchExporter) export(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	err := e.SpanExporter.ExportSpans(ctx, spans)
-	switch half := len(spans) / 2; {
-	case err == nil:
-		e.batcher.exported.Add(int64(len(spans)))
-		return nil
-	case status.Code(err) == codes.ResourceExhausted && half > 0:
-		return errors.Join(e.export(ctx, spans[:half]), e.export(ctx, spans[half:]))
-	}
-	return e.batcher.lose(len(spans), err)
-}
-
-// shortened is a span whose status and events are bounded. The SDK's own limit applies only to the span's attributes.
-type shortened struct{ sdktrace.ReadOnlySpan }
-
-func (s shortened) Status() sdktrace.Status {
-	status := s.ReadOnlySpan.Status()
-	return sdktrace.Status{Code: status.Code, Description: shorten(status.Description)}
-}
-
-func (s shortened) Events() []sdktrace.Event {
-	events := slices.Clone(s.ReadOnlySpan.Events())
-	for i := range events {
-		events[i].Attributes = slices.Clone(events[i].Attributes)
-		for j, a := range events[i].Attributes {
-			if text := a.Value.String(); len(text) > maxText {
-				events[i].Attributes[j].Value = attribute.StringValue(shorten(text))
-			}
-		}
-	}
-	return events
-}
-
-func shorten(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxText)], "") }
-
-var likely = strings.NewReplacer( // the causes that gRPC's errors only hint at
-	"produced zero addresses", "no such host",
-	"first record does not look like a TLS handshake", "https in the endpoint, and plaintext at the other end",
-	"server preface: EOF", "server preface: EOF: http in the endpoint, and perhaps TLS at the other end",
-	"frame header looked like an HTTP/1.1 header", "other end speaks HTTP: want gRPC's port, often 4317, not 4318")
-
-type failure struct{ error }
-
-var lastFailure atomic.Value // the failure of the last attempt to export, without an error if it succeeded
-
-type started struct{} // the key of the time when an export began
-
-// Diagnose wraps each attempt to export. The exporter returns an error only when it gives up, after 2 minutes. So after
-// 5 s, failed attempts go to [otel.Handle], with the endpoint and, where known, the likely cause.
-func Diagnose(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, attempt grpc.UnaryInvoker,
-	options ...grpc.CallOption) error {
-	err := attempt(ctx, method, request, reply, conn, options...)
-	lastFailure.Store(failure{})
+	err := e.retry(ctx, spans)
+	lost := 0
 	if err != nil {
-		err := fmt.Errorf("export to %s: %s", conn.Target(), likely.Replace(err.Error()))
-		lastFailure.Store(failure{err})
-		if start, _ := ctx.Value(started{}).(time.Time); time.Since(start) > 5*time.Second {
-			otel.Handle(err)
+		if half := len(spans) / 2; half > 0 && tooLarge.MatchString(err.Error()) {
+			return errors.Join(e.ExportSpans(ctx, spans[:half]), e.ExportSpans(ctx, spans[half:]))
 		}
+		lost = len(spans)
+		if match := partial.FindStringSubmatch(err.Error()); match != nil { // 0 rejected: a warning
+			rejected, _ := strconv.Atoi(match[1])
+			lost = min(max(0, rejected), len(spans))
+		}
+	}
+	e.batcher.exported.Add(int64(len(spans) - lost))
+	if lost > 0 {
+		err = e.batcher.lose(lost, err)
 	}
 	return err
 }
+
+// retry exports spans until that succeeds, retrying won't help, or ctx is canceled. After 5 s, [otel.Handle] gets each
+// failed attempt.
+func (e batchExporter) retry(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	for start := time.Now(); ; {
+		err := e.SpanExporter.ExportSpans(ctx, spans)
+		pause := retryAfter(err)
+		if pause == 0 {
+			e.batcher.failure.Store(failure{})
+			return err
+		}
+		err = errors.New(likely.Replace(err.Error()))
+		e.batcher.failure.Store(failure{err})
+		if time.Since(start) > patience {
+			otel.Handle(err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// retryAfter returns how long to wait before the next attempt to export, or 0 if there should be none. OTLP lists what is
+// retried: https://opentelemetry.io/docs/specs/otlp/#failures. Over HTTP, the exporter retries what the agent responds.
+func retryAfter(err error) time.Duration {
+	if _, unreachable := errors.AsType[*url.Error](err); unreachable {
+		return time.Second
+	}
+	switch s := status.Convert(err); s.Code() {
+	case codes.Canceled, codes.DeadlineExceeded, codes.Aborted, codes.OutOfRange, codes.Unavailable, codes.DataLoss:
+		return time.Second
+	case codes.ResourceExhausted:
+		for _, detail := range s.Details() {
+			if info, ok := detail.(*errdetails.RetryInfo); ok {
+				return max(time.Second, info.GetRetryDelay().AsDuration())
+			}
+		}
+	}
+	return 0
+}
+
+var likely = strings.NewReplacer( // the causes that errors only hint at
+	"produced zero addresses", "no such host",
+	"first record does not look like a TLS handshake", "https in the endpoint, and plaintext at the other end",
+	"server preface: EOF", "server preface: EOF: http in the endpoint, and perhaps TLS at the other end",
+	"frame header looked like an HTTP/1.1 header", "other end speaks HTTP: want gRPC's port, often 4317, not 4318",
+	"malformed HTTP response", "other end speaks gRPC: want HTTP's port, often 4318, not 4317: malformed HTTP response")

@@ -7,7 +7,7 @@ package pkg
 //
 //  1. The producer starts a span of kind producer, and injects the context into the message's headers.
 //  2. The consumer extracts the context from the headers, and starts a span of kind consumer with it.
-//  3. Both describe the message by OpenTelemetry's messaging conventions, which backends understand.
+//  3. Both describe the message following OpenTelemetry's messaging conventions, which backends understand.
 //
 // For another broker, change the calls to Redis, the two constants, and the carrier: use the broker's own headers. The
 // folder brokers does so for NATS, Kafka, RabbitMQ and Redis Streams, and shows the usual mistakes.
@@ -41,16 +41,16 @@ type Broker struct {
 
 	redis  *redis.Client
 	cutOff atomic.Int64 // messages in progress when the program had to stop
-	// Messages that can't be decoded are counted. They make at most one span and one log line a second.
+	// Messages that can't be decoded are counted. They produce at most one span and one log line a second.
 	undecoded atomic.Int64
 	report    rate.Sometimes
 }
 
-// Handler processes one message. Its ctx holds the span `process work` and the baggage, and is canceled if the program
-// must stop. If it returns an error, the span becomes an error.
+// Handler processes one message. Its ctx holds the span `process work` and the baggage, and is canceled on shutdown. If
+// it returns an error, the span is marked as failed.
 type Handler func(ctx context.Context, message Message) error
 
-// messageAttributes describe a message on both sides, by OpenTelemetry's conventions:
+// messageAttributes describe a message on both sides, following OpenTelemetry's conventions:
 // https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
 func messageAttributes(operation string, operationType attribute.KeyValue, message ...attribute.KeyValue,
 ) trace.SpanStartEventOption {
@@ -59,7 +59,7 @@ func messageAttributes(operation string, operationType attribute.KeyValue, messa
 		semconv.MessagingDestinationName(channel),
 		semconv.MessagingOperationName(operation),
 		operationType,
-		// Redis makes no spans. This name puts it on Zipkin's map, between server and worker.
+		// Redis creates no spans itself; this attribute makes Zipkin draw it, between server and worker.
 		semconv.ServicePeerName(system),
 	)...)
 }
@@ -98,7 +98,7 @@ func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
 	ctx = otel.GetTextMapPropagator().Extract(ctx, message.Headers)
 	options := []trace.SpanStartOption{
 		trace.WithSpanKind(trace.SpanKindConsumer),
-		// A parent says what this span is part of; a link says what caused it. Jaeger shows links under "References".
+		// The parent puts this span in the producer's trace. The link keeps the connection even with NewRoot.
 		trace.WithLinks(trace.LinkFromContext(ctx)),
 		messageAttributes("process", semconv.MessagingOperationTypeProcess,
 			semconv.MessagingMessageID(message.ID), semconv.MessagingMessageBodySize(len(message.Body))),

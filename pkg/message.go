@@ -23,24 +23,34 @@ const maxMessageSize = 64 << 10
 type Message struct {
 	// ID identifies this message in the spans of both sides.
 	ID string `json:"id"`
-	// Headers hold the trace context and the baggage. A propagator turns these into keys and values, and back. What it
-	// writes to and reads from is called a carrier: MapCarrier is one for a map. Its keys are case-sensitive. The W3C's
-	// keys are lowercase, so programs in any language agree.
+	// Headers hold the trace context and the baggage. A propagator reads and writes key/value pairs in a carrier.
+	// MapCarrier makes a map one. Map keys are case-sensitive; the W3C names are lower case.
 	// Try it: in pkg/tracer.go, replace `otel.SetTextMapPropagator(` with `_ = (` and run `go run -C local . -once
 	// -shape`. Without a propagator, headers stay empty, and each program starts its own traces.
 	Headers propagation.MapCarrier `json:"headers"`
 	Body    string                 `json:"body"`
 }
 
-// decodeMessage returns the message that a payload holds. It fails if the payload is too long or isn't such an
-// envelope. Missing headers are not an error: a message without a trace context is still a message.
+// decodeMessage returns the message that a payload holds. It fails if the payload is too long or isn't a valid envelope.
+// Missing headers are not an error, nor are those that aren't strings, which other producers may add: a message without
+// a trace context is still a message.
 func decodeMessage(payload string) (Message, error) {
-	var m Message
 	if len(payload) > maxMessageSize {
-		return m, fmt.Errorf("decode message: %d bytes, want at most %d", len(payload), maxMessageSize)
+		return Message{}, fmt.Errorf("decode message: %d bytes, want at most %d", len(payload), maxMessageSize)
 	}
-	if err := json.Unmarshal([]byte(payload), &m); err != nil {
-		return m, fmt.Errorf("decode message: %.200w", err) // cut off: it may quote the payload
+	var received struct {
+		ID, Body string
+		Headers  any
+	}
+	if err := json.Unmarshal([]byte(payload), &received); err != nil {
+		return Message{}, fmt.Errorf("decode message: %.200w", err) // truncated: it may quote the payload
+	}
+	m := Message{received.ID, propagation.MapCarrier{}, received.Body}
+	headers, _ := received.Headers.(map[string]any)
+	for key, value := range headers {
+		if text, ok := value.(string); ok {
+			m.Headers.Set(key, text)
+		}
 	}
 	return m, nil
 }

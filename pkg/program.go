@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -30,7 +31,7 @@ import (
 // Main runs a program. The first SIGINT or SIGTERM cancels run's context; a second one kills the program. The exit
 // status is 0 if run returns nil, 130 or 143 if it returns the signal as its error (as in a shell), and 1 otherwise.
 func Main(run func(ctx context.Context) error) {
-	slog.SetDefault(slog.New(traceHandler{slog.NewTextHandler(os.Stderr, nil)}))
+	slog.SetDefault(slog.New(traceHandler{Handler: slog.NewTextHandler(os.Stderr, nil)}))
 	logging.Disable() // go-redis's own log: it returns each of these errors too
 
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -57,22 +58,35 @@ type interrupted struct{ os.Signal }
 
 func (i interrupted) Error() string { return "interrupted: " + i.String() }
 
-// traceHandler adds the ids of the span in the context to each log line, so that you can find its trace. Log with
-// slog.InfoContext and its like: slog.Info passes no context.
-type traceHandler struct{ slog.Handler }
+// traceHandler adds the ids of the span in the context to each log line, so that you can go from the line to its trace.
+// Log with slog.InfoContext and its like: slog.Info passes no context. Groups and attributes are kept in with, and are
+// added after the ids, which so stay outside of any group.
+type traceHandler struct {
+	slog.Handler
+	with []func(slog.Handler) slog.Handler
+}
 
 func (h traceHandler) Handle(ctx context.Context, record slog.Record) error {
+	handler := h.Handler
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		record.AddAttrs(slog.Any("trace_id", span.TraceID()), slog.Any("span_id", span.SpanID()))
+		handler = handler.WithAttrs([]slog.Attr{slog.Any("trace_id", span.TraceID()), slog.Any("span_id", span.SpanID())})
 	}
-	return h.Handler.Handle(ctx, record)
+	for _, with := range h.with {
+		handler = with(handler)
+	}
+	return handler.Handle(ctx, record)
 }
 
-func (h traceHandler) WithAttrs(a []slog.Attr) slog.Handler {
-	return traceHandler{h.Handler.WithAttrs(a)}
+func (h traceHandler) WithAttrs(attributes []slog.Attr) slog.Handler {
+	return h.add(func(next slog.Handler) slog.Handler { return next.WithAttrs(attributes) })
 }
+
 func (h traceHandler) WithGroup(name string) slog.Handler {
-	return traceHandler{h.Handler.WithGroup(name)}
+	return h.add(func(next slog.Handler) slog.Handler { return next.WithGroup(name) })
+}
+
+func (h traceHandler) add(with func(slog.Handler) slog.Handler) slog.Handler {
+	return traceHandler{h.Handler, append(slices.Clip(h.with), with)}
 }
 
 // Env reads environment variables. An empty one has its default. The first invalid value is kept in Err, so that a
@@ -134,29 +148,47 @@ func (e *Env) OneOf(name string, values ...string) string {
 
 // Redis reads a URL in the form of [redis.ParseURL].
 func (e *Env) Redis(name, byDefault string) *redis.Options {
-	return read(e, name, byDefault, "a URL such as "+byDefault, redis.ParseURL)
+	want := "a URL such as " + byDefault
+	if strings.Contains(os.Getenv(name), "@") {
+		want += ", with # as %23, / as %2F and % as %25 in the user and the password"
+	}
+	return read(e, name, byDefault, want, func(value string) (*redis.Options, error) {
+		options, err := redis.ParseURL(value)
+		if err == nil && strings.Contains(value, "@") && options.Username+options.Password == "" {
+			err = errInvalid // a # or a ? ended the address
+		}
+		return options, err
+	})
 }
 
-// OpenTelemetry checks the standard variables that the SDK, its exporter and autoprop read.
+// OpenTelemetry checks the standard variables that are read, and names what the specification allows and nobody here
+// reads. Enumerations may be in any case.
 func (e *Env) OpenTelemetry() {
+	if file := os.Getenv("OTEL_CONFIG_FILE"); file != "" {
+		slog.Warn("OTEL_CONFIG_FILE isn't read: go.opentelemetry.io/contrib/otelconf would set up tracing by it", "file", file)
+	}
+	os.Setenv("OTEL_PROPAGATORS", strings.ToLower(os.Getenv("OTEL_PROPAGATORS")))
 	const positive = "a whole number from 1, such as 1000"
 	for _, check := range []struct{ names, pattern, want string }{
 		{"OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", `https?://[^/]+.*`,
 			"a URL such as http://localhost:4317"},
-		{"OTEL_EXPORTER_OTLP_PROTOCOL OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", `grpc`, "grpc"},
-		{"OTEL_EXPORTER_OTLP_TIMEOUT OTEL_EXPORTER_OTLP_TRACES_TIMEOUT OTEL_BSP_SCHEDULE_DELAY OTEL_BSP_EXPORT_TIMEOUT",
-			`[1-9]\d{0,8}`, positive + " (in milliseconds)"},
+		{"OTEL_EXPORTER_OTLP_PROTOCOL OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", `grpc|http/(protobuf|json)`,
+			"grpc, http/protobuf or http/json"},
+		{"OTEL_TRACES_EXPORTER", `(,?(otlp|console|none|zipkin|logging)\b)+`, "otlp, console or none"},
+		{"OTEL_EXPORTER_OTLP_TIMEOUT OTEL_EXPORTER_OTLP_TRACES_TIMEOUT OTEL_BSP_EXPORT_TIMEOUT", `\d{1,9}`,
+			"a whole number from 0, such as 10000 (in milliseconds)"},
+		{"OTEL_BSP_SCHEDULE_DELAY", `[1-9]\d{0,8}`, positive + " (in milliseconds)"},
 		{"OTEL_BSP_MAX_QUEUE_SIZE OTEL_BSP_MAX_EXPORT_BATCH_SIZE", `[1-9]\d{0,6}`, positive},
-		{"OTEL_SDK_DISABLED", `(?i)false|true`, "false or true"},
-		{"OTEL_TRACES_SAMPLER", `(parentbased_)?(always_on|always_off|traceidratio)`,
+		{"OTEL_SDK_DISABLED", `false|true`, "false or true"},
+		{"OTEL_TRACES_SAMPLER", `(parentbased_)?(always_on|always_off|traceidratio|jaeger_remote)|xray`,
 			"always_on, always_off or traceidratio, or one of these with parentbased_ before it"},
-		{"OTEL_TRACES_SAMPLER_ARG", `0|1|0?\.\d+|[01]\.0*`, "a ratio from 0 to 1, such as 0.1"},
+		{"OTEL_TRACES_SAMPLER_ARG", `0|1|0?\.\d+|[01]\.0*|\d(\.\d+)?e-\d+|\w+=.*`, "a ratio from 0 to 1, such as 0.1"},
 		{"OTEL_PROPAGATORS", `(,?(tracecontext|baggage|b3|b3multi|jaeger|ottrace|xray|none)\b)+`,
 			"some of tracecontext, baggage, b3, b3multi, jaeger, ottrace, xray, or none"},
 		{"OTEL_EXPORTER_OTLP_HEADERS OTEL_EXPORTER_OTLP_TRACES_HEADERS OTEL_RESOURCE_ATTRIBUTES",
-			`[^=,]+=[^,]*(,[^=,]+=[^,]*)*`, "key=value,key=value"},
+			`[^=,]+=[^,]*(,[^=,]+=[^,]*)*,?`, "key=value,key=value"},
 	} {
-		pattern := regexp.MustCompile("^(" + check.pattern + ")?$")
+		pattern := regexp.MustCompile("^(?i:" + check.pattern + ")?$")
 		for _, name := range strings.Fields(check.names) {
 			read(e, name, "", check.want, func(value string) (_ any, err error) {
 				if !pattern.MatchString(value) {
@@ -188,11 +220,15 @@ func Backoff() backoff.BackOff {
 	}
 }
 
-// Serve handles requests until ctx is canceled. Then it finishes those that it has accepted, within 4 s.
+// Serve handles requests until ctx is canceled. Then it finishes those that it has accepted, within 5 s: after 4 s the
+// contexts of their requests are canceled. It returns when their handlers have, so their spans have ended.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler, work time.Duration) error {
+	working, cutOff := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cutOff(nil)
 	// Without timeouts, a client that sends slowly would hold a connection forever.
 	server := &http.Server{
 		Handler:           handler,
+		BaseContext:       func(net.Listener) context.Context { return working },
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      work + 10*time.Second,
@@ -210,25 +246,45 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, wor
 	// Shutdown drops a request that it is still reading. So first accept no more, and let what was accepted arrive.
 	listener.Close()
 	time.Sleep(50 * time.Millisecond)
+	defer time.AfterFunc(4*time.Second, func() { cutOff(errCutOff) }).Stop()
 	// ctx is canceled already, so finishing needs a new context.
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
-		slog.Warn("requests were cut off", "error", errors.Join(err, server.Close()))
+		slog.Warn("handlers don't return, and their spans are lost", "error", errors.Join(err, server.Close()))
 	}
 	return nil
 }
 
-// CheckHealth checks the server at address. The image has no shell or curl to do it.
-func CheckHealth(address string) error {
-	client := &http.Client{Timeout: 2 * time.Second}
-	response, err := client.Get("http://" + address + "/healthz")
+// WaitForServer polls the health check of the server at address until it reports healthy, for up to 60 s. This creates
+// no spans: those of health checks would bury the traces that matter.
+func WaitForServer(ctx context.Context, address *url.URL) error {
+	check := address.ResolveReference(&url.URL{Path: "healthz"})
+	_, err := backoff.Retry(ctx, func() (any, error) { return nil, CheckHealth(ctx, check.String()) },
+		backoff.WithBackOff(Backoff()), backoff.WithMaxElapsedTime(time.Minute))
+	if err != nil {
+		return fmt.Errorf("wait for the server at %s: %w", check.Redacted(), err)
+	}
+	return nil
+}
+
+// CheckHealth returns nil if the health check at address responds 200 within 2 s. (The server's image has no shell or
+// curl to do it.)
+func CheckHealth(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("health check: %s", response.Status)
+		reason, _ := io.ReadAll(io.LimitReader(response.Body, 1000))
+		return fmt.Errorf("it responds %s: %q", response.Status, reason)
 	}
 	return nil
 }

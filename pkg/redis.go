@@ -9,13 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/extra/redisotel/v9"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
-	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 )
 
@@ -42,11 +42,11 @@ func NewBroker(options *redis.Options) (*Broker, error) {
 	o.ContextTimeoutEnabled = true // a deadline in ctx applies to the connection too
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = time.Second, time.Second, time.Second
 	o.MaxRetries = -1 // a PUBLISH that is retried may be delivered twice
-	// Both are commands at each connection, and would make spans that say nothing about a request.
+	// Both are commands at each connection, and would create spans that say nothing about a request.
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	client := redis.NewClient(&o)
-	// redisotel makes a span for each command. The statement is left out, as it would hold the whole payload.
+	// redisotel creates a span for each command. The statement is left out, as it would hold the whole payload.
 	err := redisotel.InstrumentTracing(client,
 		redisotel.WithDBStatement(false),
 		redisotel.WithCallerEnabled(false),
@@ -93,24 +93,39 @@ func (b *Broker) send(ctx context.Context, message Message) error {
 	return nil
 }
 
-// Receive passes each message to handle, up to 100 at a time, until ctx is canceled. Then it takes no new ones and
-// finishes those that Redis has sent, within 5 s: after 4.5 s the handlers' contexts are canceled, and handlers that
-// don't return within 0.5 s are abandoned. It returns nil or ErrRefused. While Redis is unreachable, it keeps trying.
+// Receive passes each message to handle, up to 100 at a time, until ctx is canceled or Redis refuses the worker. Then it
+// takes no new ones and finishes those that Redis has sent, within 5 s: after 4.5 s the handlers' contexts are canceled,
+// and handlers that don't return within 0.5 s are abandoned. It returns nil or ErrRefused. While Redis is unreachable, it
+// keeps trying.
 func (b *Broker) Receive(ctx context.Context, handle Handler) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	working, cutOff := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cutOff(nil)
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(finish, func() { cutOff(errCutOff) }) })()
 
 	payloads := make(chan string) // unbuffered: while all slots are taken, nothing is read from Redis
+	slots := make(chan struct{}, maxUnderWay)
 	failed := make(chan error, 1)
 	go func() {
-		failed <- b.listen(ctx, payloads)
+		err := b.listen(ctx, payloads)
+		if n := len(slots); err != nil && n > 0 {
+			slog.Warn("finishing the messages in progress", "messages", n, "error", err)
+		}
+		stop()
+		failed <- err
 		close(payloads)
 	}()
 	var underWay sync.WaitGroup
-	slots := make(chan struct{}, maxUnderWay)
 	for payload := range payloads {
-		slots <- struct{}{}
+		select {
+		case slots <- struct{}{}:
+		case <-working.Done():
+		}
+		if working.Err() != nil {
+			b.cutOff.Add(1) // before it began
+			continue
+		}
 		underWay.Go(func() {
 			b.process(working, payload, handle)
 			<-slots
@@ -123,17 +138,15 @@ func (b *Broker) Receive(ctx context.Context, handle Handler) error {
 	return <-failed
 }
 
-// run calls the handler and returns its error, or errCutOff if ctx was canceled first. A panic becomes an error too, so
-// that one message can't stop the others.
+// run calls the handler and returns its error, or errCutOff if ctx was canceled first. A panic is returned as an error,
+// so that one message can't stop the others.
 func (b *Broker) run(ctx context.Context, handle Handler, message Message) (err error) {
 	done := make(chan error, 1)
 	go func() {
 		defer func() {
 			if reason := recover(); reason != nil {
-				err := Error{"panic", fmt.Sprint("panic: ", reason)}
-				// This is what an exception event is still good for: a stack.
-				trace.SpanFromContext(ctx).RecordError(err, trace.WithStackTrace(true))
-				done <- err
+				slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
+				done <- Error{"panic", fmt.Sprint("panic: ", reason)}
 			}
 		}()
 		done <- handle(ctx, message)
@@ -156,13 +169,14 @@ func (b *Broker) run(ctx context.Context, handle Handler, message Message) (err 
 
 // listen passes on what is published until ctx is canceled. It logs when Redis becomes unreachable and when it is back.
 func (b *Broker) listen(ctx context.Context, payloads chan<- string) error {
-	reachable, pause := true, Backoff()
+	reachable, subscribed, pause := true, false, Backoff()
 	for {
 		err := b.subscribe(ctx, payloads, func() {
-			if !reachable {
+			// While nothing is read, go-redis may reconnect by itself: then a second confirmation is the only sign.
+			if !reachable || subscribed {
 				slog.Warn("Redis is back; messages may have been missed meanwhile", "channel", channel)
 			}
-			reachable = true
+			reachable, subscribed = true, true
 			pause.Reset()
 		})
 		if errors.Is(err, ErrRefused) {

@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/httptrace/otelhttptrace"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel"
@@ -27,7 +26,7 @@ import (
 	"otel-demo/pkg"
 )
 
-// A tracer makes spans. Its name says which code made them. The service's name is set once, in pkg/tracer.go.
+// A tracer creates spans. Its name says which code did so. The service's name is set once, in pkg/tracer.go.
 var tracer = otel.Tracer("otel-demo/cmd/client")
 
 func main() { pkg.Main(run) }
@@ -46,13 +45,13 @@ func run(ctx context.Context) error {
 	// which would otherwise be lost. It is deferred first, so it runs last.
 	// Try it: replace `defer shutdown()` with `_ = shutdown` and run `go run -C local . -once -shape`. `example error`
 	// and the last `make request` are gone: they were in the last batch.
-	shutdown, err := pkg.StartTracing(ctx, "client", pkg.NewBatcher, pkg.Diagnose)
+	shutdown, err := pkg.StartTracing(ctx, "client")
 	if err != nil {
 		return err
 	}
 	defer shutdown()
 
-	if err := waitForServer(ctx, serverURL); err != nil {
+	if err := pkg.WaitForServer(ctx, serverURL); err != nil {
 		return err
 	}
 	client := newClient(work)
@@ -77,8 +76,8 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	start := time.Now()
 	// There is no span in ctx yet, so this one starts a new trace: it is the root. The ctx that Start returns holds the
 	// span. Pass that ctx on, and every span started with it becomes a child. Go's context carries the span from
-	// function to function inside one program. The trace context, which is the ids of the trace and of the current
-	// span, travels between programs.
+	// function to function inside one program. The trace context (the trace ID plus the current span's ID) travels
+	// between programs.
 	ctx, span := tracer.Start(ctx, "make request")
 	// A span that is never ended is never exported. Defer End when the span covers the whole function, as here.
 	defer span.End()
@@ -97,13 +96,15 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 
 	status, body, err := get(ctx, client, serverURL)
 	if err == nil && status != http.StatusOK {
-		// The HTTP client below marks its own span as an error when the status is 400 or above. Errors don't rise to
-		// the parent span. If the whole operation has failed, mark that span too, as Fail does below.
+		// The HTTP client below marks its own span as failed when the status is 400 or above. A failed child doesn't
+		// mark its parent as failed. If the whole operation has failed, mark that span too, as Fail does below.
 		err = pkg.Error{Type: strconv.Itoa(status), Text: fmt.Sprintf("the server responded %d: %q", status, body)}
 	}
-	// An event is a moment in a span. In Jaeger, open the span and click "Logs". For new code, OpenTelemetry prefers
-	// log records with the span's ids. AddEvent continues to work.
-	span.AddEvent("response", trace.WithAttributes(semconv.HTTPResponseBodySize(len(body))))
+	if status != 0 {
+		// An event is a timestamped note on the span. AddEvent still works, but new code should log instead, with the
+		// span's IDs, as the server does.
+		span.AddEvent("response", trace.WithAttributes(semconv.HTTPResponseBodySize(len(body))))
+	}
 	// To open this trace, paste its id from your terminal into Jaeger's search field.
 	fmt.Println(status, span.SpanContext().TraceID(), time.Since(start).Round(time.Millisecond))
 	if err != nil {
@@ -130,11 +131,11 @@ func get(ctx context.Context, client *http.Client, url *url.URL) (status int, bo
 }
 
 // newClient returns an HTTP client that traces. Its transport comes from otelhttp, OpenTelemetry's instrumentation
-// library for net/http. It makes the span `HTTP GET` around each request (the conventions now name it `GET`), and
+// library for net/http. It creates the span `HTTP GET` around each request (the conventions now name it `GET`), and
 // injects (writes) the trace context into the request's headers. That is how a trace leaves a program over HTTP. In the
 // W3C's format, the default, the headers are:
 //
-//	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (01: this trace is sampled, so record it)
+//	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (its last bit is 1: this trace is sampled, so record it)
 //	baggage: username=donuts
 func newClient(work time.Duration) *http.Client {
 	// steps adds an event for each step on the network: DNS, connect, request sent, first byte. The second request has
@@ -144,40 +145,15 @@ func newClient(work time.Duration) *http.Client {
 	}
 	return &http.Client{
 		Transport: otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithClientTrace(steps)),
-		Timeout:   work + 10*time.Second, // the server takes WORK_DURATION, too
+		Timeout:   work + 10*time.Second, // allow for the server's WORK_DURATION
 	}
 }
 
-// waitForServer polls the server's health check until it reports healthy, for up to 60 s. In Jaeger it is a separate
-// trace, in which each failed try is an event.
-func waitForServer(ctx context.Context, serverURL *url.URL) error {
-	ctx, span := tracer.Start(ctx, "wait for server")
-	defer span.End()
-
-	// This client has no instrumentation, on purpose: spans of health checks would bury the traces that matter.
-	client := &http.Client{Timeout: 2 * time.Second}
-	check := serverURL.ResolveReference(&url.URL{Path: "healthz"})
-	_, err := backoff.Retry(ctx, func() (status int, err error) {
-		status, reason, err := get(ctx, client, check)
-		if err == nil && status != http.StatusOK {
-			err = pkg.Error{Type: strconv.Itoa(status), Text: fmt.Sprintf("it responds %d: %q", status, reason)}
-		}
-		if err != nil {
-			span.AddEvent("not ready", trace.WithAttributes(semconv.ErrorType(err)))
-		}
-		return status, err
-	}, backoff.WithBackOff(pkg.Backoff()), backoff.WithMaxElapsedTime(time.Minute))
-	if err != nil {
-		return pkg.Fail(span, fmt.Errorf("wait for the server at %s: %w", check.Redacted(), err))
-	}
-	return nil
-}
-
-// exampleError makes a trace that failed. Jaeger gives it a red mark.
+// exampleError produces a trace that failed. Jaeger gives it a red mark.
 func exampleError(ctx context.Context) {
 	_, span := tracer.Start(ctx, "example error")
 	pkg.Fail(span, pkg.Error{Type: "example", Text: "this error is an example"})
-	span.End() // you need no defer if nothing can return before
+	span.End() // no defer needed: nothing returns before this line
 }
 
 // The request is on its way, and its headers carry the trace context. Next: cmd/server/server.go receives it.

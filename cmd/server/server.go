@@ -41,14 +41,14 @@ func run(ctx context.Context) error {
 	healthcheck := flag.Bool("healthcheck", false, "check the health of the server on LISTEN_ADDR, and exit 0 or 1")
 	flag.Parse()
 	if *healthcheck {
-		return pkg.CheckHealth(address)
+		return pkg.CheckHealth(ctx, "http://"+address+"/healthz")
 	}
 
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("LISTEN_ADDR=%q: want a free host:port of this machine: %w", address, err)
 	}
-	shutdown, err := pkg.StartTracing(ctx, "server", pkg.NewBatcher, pkg.Diagnose)
+	shutdown, err := pkg.StartTracing(ctx, "server")
 	if err != nil {
 		return err
 	}
@@ -75,8 +75,8 @@ type server struct {
 
 // newHandler returns the server's routes. otelhttp.NewHandler extracts (reads) the trace context from the request's
 // headers and starts the span `GET /hello` as a child of the client's span. That is how the trace continues. Wrap each
-// route, not the mux: outside it, the route, the span's name, isn't known. /healthz has no span, since it is polled
-// every few seconds.
+// route, not the whole mux, so that the span has the attribute http.route. /healthz has no span, since it is polled every
+// few seconds.
 func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	s := &server{broker, work}
 	mux := http.NewServeMux()
@@ -95,20 +95,20 @@ func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 	}
 	status, body, result := http.StatusOK, "hello, world", "published"
 	if err := s.handle(ctx, body); errors.Is(err, context.Canceled) {
-		// Nothing here has failed, so no span becomes an error.
+		// Nothing here has failed, so no span is marked as failed.
 		status, body, result = statusClientClosedRequest, "", "the caller hung up"
 	} else if err != nil {
-		// otelhttp marks its span as an error when the status is 500 or above. The response gives a short reason.
-		// Addresses and raw errors stay in the log, beside the trace id.
+		// otelhttp marks its span as failed when the status is 500 or above. The response gives a short reason.
+		// Addresses and raw errors appear only in the log, next to the trace ID.
 		status, body, result = http.StatusServiceUnavailable, reason(err), err.Error()
 	}
 	w.WriteHeader(status)
 	fmt.Fprintln(w, body)
-	// ctx gives this log line its trace id and span id (see pkg/program.go), so you can find the trace of any line.
+	// ctx gives this log line its trace ID and span ID (see pkg/program.go), so you can go from the line to its trace.
 	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start), "result", result)
 }
 
-const statusClientClosedRequest = 499 // nginx's code, for the log and the span: nobody receives it
+const statusClientClosedRequest = 499 // nginx's code for this; only the log and the span see it
 
 // handle is the work of one request: your own span, inside the library's.
 func (s *server) handle(ctx context.Context, body string) error {
@@ -118,7 +118,7 @@ func (s *server) handle(ctx context.Context, body string) error {
 	defer span.End()
 
 	// The client's baggage arrived in a header beside the trace context, and is in ctx too. It isn't on a span until
-	// you put it there. In Jaeger, this event is in the span `handle request`, under "Logs".
+	// you put it there. In Jaeger, this event is in the span `handle request`.
 	username := baggage.FromContext(ctx).Member("username").Value()
 	span.AddEvent("read baggage", trace.WithAttributes(semconv.UserName(username)))
 
@@ -128,7 +128,7 @@ func (s *server) handle(ctx context.Context, body string) error {
 	span.SetAttributes(semconv.HTTPResponseBodySize(len(body)))
 
 	if err := pkg.SimulateWork(ctx, s.work); err != nil {
-		return err // the caller hung up, which cancels r.Context()
+		return err // the caller hung up, or the server must stop: either cancels r.Context()
 	}
 
 	// For HTTP, otelhttp propagates the trace context. For the broker, Publish does: see pkg/broker.go. ctx holds this
@@ -158,7 +158,7 @@ func reason(err error) string {
 	if errors.Is(err, pkg.ErrNoListener) {
 		return "no worker is listening"
 	}
-	return "the message broker is not available"
+	return "the message can't be published now"
 }
 
-// The message is published, and the client has its response. Next: pkg/message.go, what was published.
+// The message is published, and the client has its response. Next: pkg/message.go, the message it published.

@@ -27,7 +27,7 @@ func run(ctx context.Context) error {
 		return env.Err
 	}
 
-	shutdown, err := pkg.StartTracing(ctx, "worker", pkg.NewBatcher, pkg.Diagnose)
+	shutdown, err := pkg.StartTracing(ctx, "worker")
 	if err != nil {
 		return err
 	}
@@ -38,20 +38,21 @@ func run(ctx context.Context) error {
 	}
 	defer broker.Close()
 
-	// A link is a reference from one span to another, which may be in a different trace. The span `process work` always
-	// has a link to the span that published its message. By default it is also that span's child, so you see one trace.
+	// A link is a reference from one span to another, which may be in a different trace. If its message brought a trace
+	// context, the span `process work` links to the span that published it, and by default is also its child, so you
+	// see one trace.
 	// With `root` it starts its own trace. Choose that when a message may wait for hours, or when one span processes a
 	// batch of messages from many traces.
 	broker.NewRoot = processSpan == "root"
 
 	// Receive calls this for each message. Like otelhttp in the server, Receive puts its span, `process work`, into
-	// ctx. If you return an error, that span becomes an error.
+	// ctx. If you return an error, that span is marked as failed.
 	handle := func(ctx context.Context, message pkg.Message) error {
-		// The client set the username, two hops away. All that the server did for it was to pass ctx on.
+		// The client set the username, two hops away. The server only had to pass ctx on.
 		// Try it: replace `Member("username")` with `Member("Username")` and run `go run -C local . -once -shape`.
-		// user.name is now empty, so it isn't printed: names are case-sensitive, and a missing one is not an error.
+		// user.name is now empty, so it isn't printed: names are case-sensitive, and a missing key just returns an empty string.
 		username := baggage.FromContext(ctx).Member("username").Value()
-		// You can search for an attribute: in Jaeger, enter user.name=donuts under "Tags".
+		// You can search for an attribute: in Jaeger, enter user.name=donuts in the search form.
 		trace.SpanFromContext(ctx).SetAttributes(semconv.UserName(username))
 		if err := pkg.SimulateWork(ctx, work); err != nil {
 			return err
