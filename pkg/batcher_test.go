@@ -7,17 +7,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
-	otelcodes "go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
-	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // receiver is the other end: it counts what it accepts.
@@ -42,7 +41,7 @@ func (r *receiver) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpa
 
 func (*receiver) Shutdown(context.Context) error { return nil }
 
-// batch makes n spans through a NewBatcher that exports to r, and returns what otel.Handle got and Shutdown returned.
+// batch ends n spans in a newBatcher that exports to r, and returns what otel.Handle got and Shutdown returned.
 func batch(t *testing.T, r *receiver, n int, options ...sdktrace.BatchSpanProcessorOption) (handled []string, last error) {
 	t.Helper()
 	var mu sync.Mutex
@@ -51,7 +50,7 @@ func batch(t *testing.T, r *receiver, n int, options ...sdktrace.BatchSpanProces
 		defer mu.Unlock()
 		handled = append(handled, err.Error())
 	}))
-	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(NewBatcher(r, options...)))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newBatcher(r, options...)))
 	for range n {
 		_, span := provider.Tracer("test").Start(t.Context(), "span")
 		span.End()
@@ -119,9 +118,11 @@ func TestLostSpansAreCounted(t *testing.T) {
 	})
 }
 
-// A batch that the receiver refuses as too large arrives in parts.
-func TestABatchThatIsTooLargeIsHalved(t *testing.T) {
+// A batch that the receiver refuses as too large arrives in parts. Any other refusal is final.
+func TestOnlyABatchThatIsTooLargeIsHalved(t *testing.T) {
+	requests := 0
 	r := &receiver{accept: func(_ context.Context, spans []sdktrace.ReadOnlySpan) error {
+		requests++
 		if len(spans) > 100 {
 			return fmt.Errorf("traces export: %w", status.Error(codes.ResourceExhausted, "grpc: received message larger than max"))
 		}
@@ -130,31 +131,84 @@ func TestABatchThatIsTooLargeIsHalved(t *testing.T) {
 	if handled, err := batch(t, r, 1000); err != nil || len(handled) > 0 || len(r.spans) != 1000 {
 		t.Errorf("got %v and %v, and %d spans arrived, want all 1000", err, handled, len(r.spans))
 	}
+	requests = 0
+	r = &receiver{accept: func(context.Context, []sdktrace.ReadOnlySpan) error {
+		requests++
+		return status.Error(codes.ResourceExhausted, "RATE_LIMITED: ingestion rate limit exceeded")
+	}}
+	if _, err := batch(t, r, 512); !strings.Contains(fmt.Sprint(err), "512 of 512 spans were lost") || requests != 1 {
+		t.Errorf("a rate limit: %d requests for one batch, and Shutdown returned %v", requests, err)
+	}
 }
 
-// An error may contain kilobytes of text.
-func TestLongTextsAreCutOff(t *testing.T) {
-	r := &receiver{}
-	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(NewBatcher(r)))
-	_, span := provider.Tracer("test").Start(t.Context(), "span")
-	long := strings.Repeat("ü", 50_000)
-	Fail(span, errors.New(long))
-	span.AddEvent("event", trace.WithAttributes(attribute.String("text", long), attribute.StringSlice("texts", []string{long, long}),
-		attribute.Int("number", 7)))
-	span.End()
-	if err := provider.Shutdown(t.Context()); err != nil {
+// A rate limit that says when to try again is waited for.
+func TestRetryInfoIsHonored(t *testing.T) {
+	limited, err := status.New(codes.ResourceExhausted, "slow down").WithDetails(
+		&errdetails.RetryInfo{RetryDelay: durationpb.New(1500 * time.Millisecond)})
+	if err != nil {
 		t.Fatal(err)
 	}
-	got := r.spans[0]
-	if n := len(got.Status().Description); got.Status().Code != otelcodes.Error || n != maxText {
-		t.Errorf("the status is %v with a text of %d bytes, want an error with %d", got.Status().Code, n, maxText)
+	var first time.Time
+	var waited time.Duration
+	r := &receiver{accept: func(context.Context, []sdktrace.ReadOnlySpan) error {
+		if first.IsZero() {
+			first = time.Now()
+			return limited.Err()
+		}
+		waited = time.Since(first)
+		return nil
+	}}
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newBatcher(r)))
+	_, span := provider.Tracer("test").Start(t.Context(), "span")
+	span.End()
+	if err := provider.Shutdown(t.Context()); err != nil || len(r.spans) != 1 || waited < 1500*time.Millisecond {
+		t.Errorf("Shutdown returned %v, %d of 1 spans arrived, %v after the first attempt", err, len(r.spans), waited)
 	}
-	for _, a := range got.Events()[0].Attributes {
-		if text := a.Value.String(); len(text) > maxText || a.Key == "number" && text != "7" {
-			t.Errorf("%s has %d bytes", a.Key, len(text))
+}
+
+// A flush takes a place in the SDK's queue. However many there are, each span is exported or counted, and the places
+// come back.
+func TestManyFlushesLoseNoSpan(t *testing.T) {
+	blocked, begun := make(chan struct{}), make(chan struct{}, 1000)
+	var handled atomic.Int32
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) { handled.Add(1) }))
+	r := &receiver{accept: func(context.Context, []sdktrace.ReadOnlySpan) error { begun <- struct{}{}; <-blocked; return nil }}
+	processor := newBatcher(r, sdktrace.WithMaxQueueSize(10), sdktrace.WithMaxExportBatchSize(1)).(*batcher)
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(processor))
+	end := func(n int) {
+		for range n {
+			_, span := provider.Tracer("test").Start(t.Context(), "span")
+			span.End()
 		}
 	}
-	if snapshot := tracetest.SpanStubFromReadOnlySpan(got); len(snapshot.Events) != 1 {
-		t.Errorf("%d events", len(snapshot.Events))
+	end(1)
+	<-begun // the exporter is busy
+	var flushes sync.WaitGroup
+	for range 50 {
+		flushes.Go(func() { provider.ForceFlush(t.Context()) })
+	}
+	hasty, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := provider.ForceFlush(hasty); !errors.Is(err, context.Canceled) {
+		t.Errorf("a canceled flush returned %v", err)
+	}
+	end(9)
+	if n := handled.Load(); n != 0 {
+		t.Errorf("%d of 10 spans were refused by a queue of 10", n)
+	}
+	end(5)
+	if n := handled.Load(); n != 5 {
+		t.Errorf("%d of 5 spans that found the queue full were counted", n)
+	}
+	close(blocked)
+	flushes.Wait()
+	for range 20 { // the queue is empty now
+		end(10)
+		if err := provider.ForceFlush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := provider.Shutdown(t.Context()); len(r.spans) != 210 || handled.Load() != 5 || !strings.Contains(fmt.Sprint(err), "5 of 215 spans were lost") {
+		t.Errorf("%d of 215 spans arrived, %d were counted as lost, and Shutdown returned %v", len(r.spans), handled.Load(), err)
 	}
 }
