@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -134,13 +135,18 @@ func TestAValueThatCannotBeUsedIsOneLineAndStatus1(t *testing.T) {
 		{"server", "LISTEN_ADDR", taken.Addr().String(), "a free host:port"},
 		{"server", "REDIS_URL", "localhost:6379", "redis://localhost:6379/0"},
 		{"worker", "REDIS_URL", "http://localhost", "redis://localhost:6379/0"},
+		{"server", "REDIS_URL", "redis://:se#same@localhost:6379", "# as %23, / as %2F and % as %25"},
+		{"worker", "REDIS_URL", "redis://:se/same@localhost:6379", "# as %23, / as %2F and % as %25"},
+		{"worker", "REDIS_URL", "redis://:sesame%@localhost:6379", "# as %23, / as %2F and % as %25"},
+		{"worker", "REDIS_URL", "redis://user:12#same@localhost:6379/0", "# as %23, / as %2F and % as %25"},
 		{"worker", "PROCESS_SPAN", "parent", "child or root"},
 		{"client", "OTEL_EXPORTER_OTLP_ENDPOINT", "otel-agent:4317", "http://localhost:4317"},
 		{"server", "OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://otel-agent", "http://localhost:4317"},
 		{"server", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otel-agent:4317", "http://localhost:4317"},
-		{"worker", "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "grpc"},
-		{"worker", "OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "a whole number from 1, such as 1000 (in milliseconds)"},
-		{"client", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0", "a whole number from 1"},
+		{"worker", "OTEL_EXPORTER_OTLP_PROTOCOL", "http", "grpc, http/protobuf or http/json"},
+		{"worker", "OTEL_TRACES_EXPORTER", "jaegr", "otlp, console or none"},
+		{"worker", "OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "a whole number from 0, such as 10000 (in milliseconds)"},
+		{"client", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "-1", "a whole number from 0"},
 		{"server", "OTEL_BSP_SCHEDULE_DELAY", "-1", "a whole number from 1"},
 		{"server", "OTEL_BSP_MAX_QUEUE_SIZE", "many", "a whole number from 1"},
 		{"worker", "OTEL_TRACES_SAMPLER", "sometimes", "always_on, always_off or traceidratio"},
@@ -160,7 +166,8 @@ func TestAValueThatCannotBeUsedIsOneLineAndStatus1(t *testing.T) {
 			if strings.Count(line, "\n") != 1 || p.stdout.Len() > 0 {
 				t.Errorf("printed\n%s%swant one line on standard error", p.stdout.String(), line)
 			}
-			for _, want := range []string{test.variable, test.value, test.want} {
+			shown := test.value[strings.LastIndex(test.value, "@")+1:] // without a password
+			for _, want := range []string{test.variable, shown, test.want} {
 				if !strings.Contains(line, want) {
 					t.Errorf("printed %q, want it to name %q", line, want)
 				}
@@ -268,11 +275,107 @@ func TestStandardVariables(t *testing.T) {
 
 	// With the default of 2 minutes no program would give up within 10 s.
 	url := fake(t, func(http.ResponseWriter, *http.Request) {})
-	p := start(t, "client", url, "OTEL_EXPORTER_OTLP_ENDPOINT="+nobody, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT=200", "REQUESTS=30",
+	p := start(t, "client", url, "OTEL_EXPORTER_OTLP_ENDPOINT="+nobody, "OTEL_BSP_EXPORT_TIMEOUT=200", "REQUESTS=30",
 		"WORK_DURATION=100ms", "OTEL_BSP_SCHEDULE_DELAY=100")
 	p.status(t, 20*time.Second)
 	if !strings.Contains(p.stderr.String(), "spans were lost so far") {
-		t.Errorf("the exporter doesn't use the variable's timeout: %s", &p.stderr)
+		t.Errorf("the batcher doesn't use the variable's timeout: %s", &p.stderr)
+	}
+}
+
+// What the specification allows stops no program. What isn't read is named.
+func TestAValueThatTheSpecificationAllows(t *testing.T) {
+	t.Parallel()
+	a := startAgent(t)
+	url := fake(t, func(http.ResponseWriter, *http.Request) {})
+	for setting, want := range map[string]string{
+		"OTEL_TRACES_SAMPLER=ALWAYS_ON":          "",
+		"OTEL_TRACES_SAMPLER=xray":               "unsupported sampler",
+		"OTEL_TRACES_SAMPLER_ARG=1e-1":           "",
+		"OTEL_PROPAGATORS=TraceContext,Baggage":  "",
+		"OTEL_SDK_DISABLED=FALSE":                "",
+		"OTEL_TRACES_EXPORTER=OTLP":              "",
+		"OTEL_TRACES_EXPORTER=none":              "",
+		"OTEL_TRACES_EXPORTER=zipkin":            "isn't read",
+		"OTEL_EXPORTER_OTLP_PROTOCOL=GRPC":       "",
+		"OTEL_EXPORTER_OTLP_TIMEOUT=0":           "",
+		"OTEL_RESOURCE_ATTRIBUTES=a=b,":          "OTEL_RESOURCE_ATTRIBUTES",
+		"OTEL_CONFIG_FILE=/etc/otel-config.yaml": "OTEL_CONFIG_FILE isn't read",
+	} {
+		t.Run(setting, func(t *testing.T) {
+			t.Parallel()
+			p := start(t, "client", setting, url, "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+a.address, "REQUESTS=1", "WORK_DURATION=1ms")
+			status := p.status(t, 10*time.Second)
+			lines := strings.Count(p.stderr.String(), "\n")
+			if status != 0 || want == "" && lines > 0 || want != "" && (lines != 1 || !strings.Contains(p.stderr.String(), want)) {
+				t.Errorf("exit status %d, printed %s", status, &p.stderr)
+			}
+		})
+	}
+}
+
+// OTLP over HTTP is what Kubernetes operators inject.
+func TestProtocolAndExporter(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var posted []string
+	http := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		posted = append(posted, r.Method+" "+r.URL.Path+" "+string(body))
+	}))
+	defer http.Close()
+	p := start(t, "client", fake(t, ok), "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT="+http.URL, "REQUESTS=1")
+	if status := p.status(t, 10*time.Second); status != 0 || p.stderr.Len() > 0 {
+		t.Errorf("exit status %d, printed %s", status, &p.stderr)
+	}
+	if all := strings.Join(posted, ""); !strings.HasPrefix(all, "POST /v1/traces ") || !strings.Contains(all, "make request") {
+		t.Errorf("posted %q", all)
+	}
+	p = start(t, "client", fake(t, ok), "OTEL_TRACES_EXPORTER=console", "REQUESTS=1")
+	if status := p.status(t, 10*time.Second); status != 0 || !strings.Contains(p.stdout.String(), `"Name":"make request"`) {
+		t.Errorf("exit status %d, printed %s%s", status, &p.stdout, &p.stderr)
+	}
+}
+
+func ok(http.ResponseWriter, *http.Request) {}
+
+// One header that isn't UTF-8 costs no span. It used to cost its whole batch, 224 of 244 spans.
+func TestAHeaderThatIsNotUTF8(t *testing.T) {
+	t.Parallel()
+	a, redis, address := startAgent(t), miniredis.RunT(t), freeAddress(t)
+	env := []string{"REDIS_URL=redis://" + redis.Addr(), "LISTEN_ADDR=" + address, "OTEL_EXPORTER_OTLP_ENDPOINT=http://" + a.address, "WORK_DURATION=1ms"}
+	start(t, "worker", env...)
+	server := start(t, "server", env...)
+	eventually(t, "worker", func() bool { return redis.PubSubNumSub("work")["work"] > 0 })
+	eventually(t, "server", func() bool { return dial(address) })
+	for i := range 61 {
+		agent := "curl"
+		if i == 30 {
+			agent = "Caf\xe9/1.0"
+		}
+		connection, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(connection, "GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nUser-Agent: %s\r\n\r\n", agent)
+		response, err := io.ReadAll(connection)
+		connection.Close()
+		if err != nil || !strings.HasPrefix(string(response), "HTTP/1.1 200") {
+			t.Fatalf("got %q, %v", response, err)
+		}
+	}
+	if err := server.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Skip("no signals: ", err)
+	}
+	if status := server.status(t, 10*time.Second); status != 0 || strings.Contains(server.stderr.String(), "lost") {
+		t.Errorf("exit status %d, printed %s", status, &server.stderr)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := strings.Count(a.bytes, "handle request"); n != 61 || !strings.Contains(a.bytes, "Caf\uFFFD/1.0") {
+		t.Errorf("%d of 61 spans `handle request` arrived, and Caf\uFFFD/1.0: %v", n, strings.Contains(a.bytes, "Caf\uFFFD/1.0"))
 	}
 }
 

@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
+	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,7 +18,6 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
@@ -108,6 +108,32 @@ func attributeOf(span sdktrace.ReadOnlySpan, key string) string {
 		}
 	}
 	return ""
+}
+
+// captureLog returns what is logged until the end of the test, as Main sets it up.
+func captureLog(t *testing.T) *lockedBuffer {
+	t.Helper()
+	log, before := &lockedBuffer{}, slog.Default()
+	slog.SetDefault(slog.New(traceHandler{Handler: slog.NewTextHandler(log, nil)}))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	return log
+}
+
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedBuffer) Write(text []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(text)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func nothing(context.Context, Message) error { return nil }
@@ -218,6 +244,11 @@ func TestMessagesFromOtherProducers(t *testing.T) {
 		"no headers":     {payload: `{"id":"1","body":"x"}`},
 		"null headers":   {payload: `{"id":"1","headers":null,"body":"x"}`},
 		"unknown fields": {payload: `{"id":"1","body":"x","more":[1]}`},
+		"headers that aren't strings": {
+			payload: `{"id":"1","headers":{"retry-count":3,"nested":{"a":[1]},"none":null,"traceparent":"00-` + traceID + `-` + spanID + `-01"},"body":"x"}`,
+			trace:   traceID,
+		},
+		"headers that are no object": {payload: `{"id":"1","headers":"x","body":"x"}`},
 		"a broken baggage": {
 			payload: `{"id":"1","headers":{"traceparent":"00-` + traceID + `-` + spanID + `-01","baggage":"=;=,,\u0000"},"body":"x"}`,
 			trace:   traceID,
@@ -228,9 +259,9 @@ func TestMessagesFromOtherProducers(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			server, broker := start(t)
-			var username string
-			stop := receive(t, broker, func(ctx context.Context, _ Message) error {
-				username = baggage.FromContext(ctx).Member("username").Value()
+			var username, body string
+			stop := receive(t, broker, func(ctx context.Context, message Message) error {
+				username, body = baggage.FromContext(ctx).Member("username").Value(), message.Body
 				return nil
 			})
 			server.Publish(channel, test.payload)
@@ -240,8 +271,8 @@ func TestMessagesFromOtherProducers(t *testing.T) {
 			if process.Status().Code == codes.Error {
 				t.Errorf("process work is an error: %v", process.Status())
 			}
-			if username != test.username {
-				t.Errorf("username is %q, want %q", username, test.username)
+			if username != test.username || body != "x" {
+				t.Errorf("username is %q and the body %q, want %q and x", username, body, test.username)
 			}
 			if test.trace == "" {
 				if process.Parent().IsValid() || len(process.Links()) != 0 {
@@ -256,7 +287,7 @@ func TestMessagesFromOtherProducers(t *testing.T) {
 
 func TestWhatCannotBeDecodedIsAFailedSpanAndSkipped(t *testing.T) {
 	bad := map[string]string{
-		"not JSON": "hello", "wrong types": `{"id":1,"headers":"x","body":[]}`, "empty": "",
+		"not JSON": "hello", "wrong types": `{"id":1,"headers":"x","body":[]}`, "no text as a body": `{"id":"1","body":7}`, "empty": "",
 		"too long":     `{"body":"` + strings.Repeat("x", maxMessageSize) + `"}`,
 		"deep nesting": strings.Repeat("[", 100_000), "NUL bytes": "\x00\x00",
 	}
@@ -367,7 +398,7 @@ func TestReceiveWaitsForRedis(t *testing.T) {
 	<-done
 }
 
-func TestReceiveStopsWhileRedisIsAway(t *testing.T) {
+func TestReceiveStopsWhileRedisIsDown(t *testing.T) {
 	server, broker := start(t)
 	server.Close()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -435,6 +466,7 @@ func TestAHandlerThatFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, broker := start(t)
+			log := captureLog(t)
 			first := true
 			stop := receive(t, broker, func(ctx context.Context, message Message) error {
 				if first {
@@ -451,22 +483,16 @@ func TestAHandlerThatFails(t *testing.T) {
 			if process.Status().Code != codes.Error || !strings.Contains(process.Status().Description, "no flour") {
 				t.Errorf("process work has the status %v, want the error", process.Status())
 			}
-			wantType, wantEvents := "*errors.errorString", 0
-			if name == "panics" {
-				wantType, wantEvents = "panic", 1
-			}
-			if got := attributeOf(process, "error.type"); got != wantType {
-				t.Errorf("process work has error.type %q, want %q", got, wantType)
-			}
-			if len(process.Events()) != wantEvents {
-				t.Fatalf("process work has the events %v, want %d", process.Events(), wantEvents)
-			}
-			for _, event := range process.Events() {
-				if !slices.ContainsFunc(event.Attributes, func(a attribute.KeyValue) bool {
-					return a.Key == "exception.stacktrace" && strings.Contains(a.Value.AsString(), "TestAHandlerThatFails")
-				}) {
-					t.Errorf("the exception has no stack: %v", event)
+			wantType := "*errors.errorString"
+			if name == "panics" { // the stack is in the log, with the span's ids
+				wantType = "panic"
+				line := regexp.MustCompile(`.*stack=.*TestAHandlerThatFails.*`).FindString(log.String())
+				if !strings.Contains(line, "trace_id="+process.SpanContext().TraceID().String()) {
+					t.Errorf("logged\n%swant the stack and the trace id", log)
 				}
+			}
+			if got := attributeOf(process, "error.type"); got != wantType || len(process.Events()) != 0 {
+				t.Errorf("process work has error.type %q and %d events, want %q and none", got, len(process.Events()), wantType)
 			}
 			if err := broker.Publish(t.Context(), "two"); err != nil {
 				t.Fatal(err)
@@ -510,6 +536,75 @@ func TestHandlersThatHangAreCutOff(t *testing.T) {
 	}
 	if failed != 2 || broker.cutOff.Load() != 2 {
 		t.Errorf("%d spans are errors of the type cut_off, and the count is %d, want 2 and 2", failed, broker.cutOff.Load())
+	}
+}
+
+// Messages that wait for a slot behind handlers that hang are cut off too, and don't prolong the stop.
+func TestMoreMessagesThanSlotsStopInTime(t *testing.T) {
+	server, broker := start(t)
+	var begun atomic.Int32
+	forever := make(chan struct{})
+	defer close(forever)
+	stop := receive(t, broker, func(context.Context, Message) error { begun.Add(1); <-forever; return nil })
+	for range 130 {
+		server.Publish(channel, `{"id":"1","body":"hello"}`)
+	}
+	eventually(t, "100 messages in progress", func() bool { return begun.Load() == 100 })
+	begin := time.Now()
+	stop()
+	if took := time.Since(begin); took > 5*time.Second+300*time.Millisecond || begun.Load() != 100 || broker.cutOff.Load() != 130 {
+		t.Errorf("stopped after %v, %d of 130 had begun, %d are counted as cut off", took, begun.Load(), broker.cutOff.Load())
+	}
+}
+
+// While all slots are taken, nothing is read, and go-redis replaces a lost connection by itself.
+func TestALostSubscriptionIsLoggedEvenIfGoRedisReopensIt(t *testing.T) {
+	server, broker := start(t)
+	log := captureLog(t)
+	release := make(chan struct{})
+	var begun atomic.Int32
+	stop := receive(t, broker, func(context.Context, Message) error { begun.Add(1); <-release; return nil })
+	for range 110 {
+		server.Publish(channel, `{"id":"1","body":"hello"}`)
+	}
+	eventually(t, "100 messages in progress", func() bool { return begun.Load() == 100 })
+	server.Close()
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a new subscription", func() bool { return server.PubSubNumSub(channel)[channel] > 0 })
+	close(release)
+	eventually(t, "line in the log", func() bool { return strings.Contains(log.String(), "messages may have been missed") })
+	stop()
+}
+
+// When Redis refuses the worker, Receive says so at once, and returns although a handler hangs.
+func TestARefusalIsFinalThoughAHandlerHangs(t *testing.T) {
+	server, broker := start(t)
+	log := captureLog(t)
+	done := make(chan error, 1)
+	var begun atomic.Int32
+	forever := make(chan struct{})
+	defer close(forever)
+	go func() {
+		done <- broker.Receive(t.Context(), func(context.Context, Message) error { begun.Add(1); <-forever; return nil })
+	}()
+	eventually(t, "a listener", func() bool { return broker.Ready(t.Context()) == nil })
+	server.Publish(channel, `{"id":"1","body":"hello"}`)
+	eventually(t, "a message", func() bool { return begun.Load() == 1 })
+	server.Close()
+	server.RequireAuth("sesame")
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "line in the log", func() bool { return strings.Contains(log.String(), "Redis refuses") })
+	select {
+	case err := <-done:
+		if !errors.Is(err, ErrRefused) {
+			t.Errorf("Receive returned %v", err)
+		}
+	case <-time.After(6 * time.Second):
+		t.Error("Receive did not return within 6 s")
 	}
 }
 

@@ -201,7 +201,7 @@ func TestFailuresAre503AndErrors(t *testing.T) {
 		}
 		health, reason := do(t, t.Context(), http.DefaultClient, http.MethodGet, url+"/healthz")
 		finish()
-		if response.StatusCode != 503 || body != "the message broker is not available\n" || strings.Contains(body, address) {
+		if response.StatusCode != 503 || body != "the message can't be published now\n" || strings.Contains(body, address) {
 			t.Errorf("/hello responds %d %q", response.StatusCode, body)
 		}
 		if health.StatusCode != 503 || reason != body {

@@ -40,7 +40,7 @@ func TestDemo(t *testing.T) {
 		}
 	})
 	t.Run("each hop has all spans", func(t *testing.T) {
-		want := "spans: 37 sent by the programs, 37 accepted by otel-agent, 37 by otel-collector, 37 at jaeger, 37 at zipkin"
+		want := "spans: 36 sent by the programs, 36 accepted by otel-agent, 36 by otel-collector, 36 at jaeger, 36 at zipkin"
 		if got := d.Hops().String(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}

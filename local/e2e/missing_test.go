@@ -402,7 +402,7 @@ func paths(traces ...*trace.Trace) (all []string) {
 		}
 		for _, root := range t.Tree() {
 			switch {
-			case root.Name == "wait for server" || root.Name == "example error":
+			case root.Name == "example error":
 			case root.ParentID != "":
 				walk("? > ", root)
 			default:
