@@ -244,9 +244,14 @@ func isAlive(pid int) bool {
 // eventually waits up to 30 s until so returns true.
 func eventually(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(20 * time.Millisecond) {
+	eventuallyWithin(t, 30*time.Second, what, so)
+}
+
+func eventuallyWithin(t *testing.T, limit time.Duration, what string, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !so(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("waited 30 s for %s", what)
+			t.Fatalf("waited %v for %s", limit, what)
 		}
 	}
 }
