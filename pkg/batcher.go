@@ -117,8 +117,8 @@ func (c client) UploadTraces(ctx context.Context, spans []*tracepb.ResourceSpans
 	return nil
 }
 
-// maxText is the longest text that is exported, in bytes. The SDK limits the values of a span's own attributes alone, to
-// a number of characters.
+// maxText is the longest text that is exported, in bytes. The SDK limits the values of a span's own attributes alone,
+// to a number of characters.
 var maxText = 4 * max(1024, sdktrace.NewSpanLimits().AttributeValueLengthLimit)
 
 // repair changes all texts in a message: names, keys, values, and the status.
@@ -177,8 +177,8 @@ func (b *batcher) OnEnd(span sdktrace.ReadOnlySpan) {
 	b.SpanProcessor.OnEnd(span)
 }
 
-// ForceFlush exports what is queued, until ctx is canceled. Each flush takes a place in the SDK's queue, so only one runs
-// at a time.
+// ForceFlush exports what is queued, until ctx is canceled. Each flush takes a place in the SDK's queue, so only one
+// runs at a time.
 func (b *batcher) ForceFlush(ctx context.Context) error {
 	flushed := make(chan error, 1)
 	go func() {
@@ -262,8 +262,9 @@ func (e batchExporter) retry(ctx context.Context, spans []sdktrace.ReadOnlySpan)
 	}
 }
 
-// retryAfter returns how long to wait before the next attempt to export, or 0 if there should be none. OTLP lists what is
-// retried: https://opentelemetry.io/docs/specs/otlp/#failures. Over HTTP, the exporter retries what the agent responds.
+// retryAfter returns how long to wait before the next attempt to export, or 0 if there should be none. OTLP lists what
+// is retried: https://opentelemetry.io/docs/specs/otlp/#failures. Over HTTP, the exporter retries what the agent
+// responds.
 func retryAfter(err error) time.Duration {
 	if _, unreachable := errors.AsType[*url.Error](err); unreachable {
 		return time.Second

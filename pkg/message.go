@@ -31,9 +31,9 @@ type Message struct {
 	Body    string                 `json:"body"`
 }
 
-// decodeMessage returns the message that a payload holds. It fails if the payload is too long or isn't a valid envelope.
-// Missing headers are not an error, nor are those that aren't strings, which other producers may add: a message without
-// a trace context is still a message.
+// decodeMessage returns the message that a payload holds. It fails if the payload is too long or isn't a valid
+// envelope. Missing headers are not an error, nor are those that aren't strings, which other producers may add: a
+// message without a trace context is still a message.
 func decodeMessage(payload string) (Message, error) {
 	if len(payload) > maxMessageSize {
 		return Message{}, fmt.Errorf("decode message: %d bytes, want at most %d", len(payload), maxMessageSize)

@@ -69,7 +69,8 @@ type traceHandler struct {
 func (h traceHandler) Handle(ctx context.Context, record slog.Record) error {
 	handler := h.Handler
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		handler = handler.WithAttrs([]slog.Attr{slog.Any("trace_id", span.TraceID()), slog.Any("span_id", span.SpanID())})
+		ids := []slog.Attr{slog.Any("trace_id", span.TraceID()), slog.Any("span_id", span.SpanID())}
+		handler = handler.WithAttrs(ids)
 	}
 	for _, with := range h.with {
 		handler = with(handler)
@@ -165,7 +166,7 @@ func (e *Env) Redis(name, byDefault string) *redis.Options {
 // reads. Enumerations may be in any case.
 func (e *Env) OpenTelemetry() {
 	if file := os.Getenv("OTEL_CONFIG_FILE"); file != "" {
-		slog.Warn("OTEL_CONFIG_FILE isn't read: go.opentelemetry.io/contrib/otelconf would set up tracing by it", "file", file)
+		slog.Warn("OTEL_CONFIG_FILE isn't read; go.opentelemetry.io/contrib/otelconf would do that", "file", file)
 	}
 	os.Setenv("OTEL_PROPAGATORS", strings.ToLower(os.Getenv("OTEL_PROPAGATORS")))
 	const positive = "a whole number from 1, such as 1000"

@@ -93,10 +93,10 @@ func (b *Broker) send(ctx context.Context, message Message) error {
 	return nil
 }
 
-// Receive passes each message to handle, up to 100 at a time, until ctx is canceled or Redis refuses the worker. Then it
-// takes no new ones and finishes those that Redis has sent, within 5 s: after 4.5 s the handlers' contexts are canceled,
-// and handlers that don't return within 0.5 s are abandoned. It returns nil or ErrRefused. While Redis is unreachable, it
-// keeps trying.
+// Receive passes each message to handle, up to 100 at a time, until ctx is canceled or Redis refuses the worker. Then
+// it takes no new ones and finishes those that Redis has sent, within 5 s: after 4.5 s the handlers' contexts are
+// canceled, and handlers that don't return within 0.5 s are abandoned. It returns nil or ErrRefused. While Redis is
+// unreachable, it keeps trying.
 func (b *Broker) Receive(ctx context.Context, handle Handler) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -98,8 +98,8 @@ func newResource(ctx context.Context, name string) *resource.Resource {
 }
 
 // Fail marks span as failed, and returns err. Backends show the span in red. The attribute error.type is the type of
-// err, or what its method ErrorType returns. Keep its values few, so you can group failures by it. RecordError would add
-// an event and leave the status unchanged. OpenTelemetry now advises against it:
+// err, or what its method ErrorType returns. Keep its values few, so you can group failures by it. RecordError would
+// add an event and leave the status unchanged. OpenTelemetry now advises against it:
 // https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
 //
 // Try it: replace `codes.Error` with `codes.Unset` and run `go run -C local . -once -shape`. `example error` no longer

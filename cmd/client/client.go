@@ -135,7 +135,7 @@ func get(ctx context.Context, client *http.Client, url *url.URL) (status int, bo
 // injects (writes) the trace context into the request's headers. That is how a trace leaves a program over HTTP. In the
 // W3C's format, the default, the headers are:
 //
-//	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (its last bit is 1: this trace is sampled, so record it)
+//	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (its last bit is 1: this trace is recorded)
 //	baggage: username=donuts
 func newClient(work time.Duration) *http.Client {
 	// steps adds an event for each step on the network: DNS, connect, request sent, first byte. The second request has

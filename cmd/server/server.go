@@ -75,8 +75,8 @@ type server struct {
 
 // newHandler returns the server's routes. otelhttp.NewHandler extracts (reads) the trace context from the request's
 // headers and starts the span `GET /hello` as a child of the client's span. That is how the trace continues. Wrap each
-// route, not the whole mux, so that the span has the attribute http.route. /healthz has no span, since it is polled every
-// few seconds.
+// route, not the whole mux, so that the span has the attribute http.route. /healthz has no span, since it is polled
+// every few seconds.
 func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	s := &server{broker, work}
 	mux := http.NewServeMux()

@@ -50,7 +50,8 @@ func run(ctx context.Context) error {
 	handle := func(ctx context.Context, message pkg.Message) error {
 		// The client set the username, two hops away. The server only had to pass ctx on.
 		// Try it: replace `Member("username")` with `Member("Username")` and run `go run -C local . -once -shape`.
-		// user.name is now empty, so it isn't printed: names are case-sensitive, and a missing key just returns an empty string.
+		// user.name is now empty, so it isn't printed: names are case-sensitive, and a missing key just
+		// returns an empty string.
 		username := baggage.FromContext(ctx).Member("username").Value()
 		// You can search for an attribute: in Jaeger, enter user.name=donuts in the search form.
 		trace.SpanFromContext(ctx).SetAttributes(semconv.UserName(username))
