@@ -268,10 +268,12 @@ func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
 			done = nil
 		case err := <-d.Failed():
 			var end *stack.EndError
-			if f.once && errors.As(err, &end) && end.OfClient {
-				continue // its exit status is the result, which done delivers
+			if !errors.As(err, &end) || !end.OfClient {
+				return err
 			}
-			return err
+			if !f.once { // with -once, its exit status is the result, which done delivers
+				c.line("", end.Error())
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -298,7 +300,7 @@ func clientDone(ctx context.Context, d *stack.Demo, f flags) error {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	case !f.once:
-		return nil // if it failed, Failed reports it
+		return nil // if one failed, Failed reports it
 	case len(clients) == 0:
 		return errors.New("-once: there is no client to wait for")
 	}
