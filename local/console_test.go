@@ -51,7 +51,7 @@ func TestAnIncompleteTraceIsPrintedOnceItIsQuiet(t *testing.T) {
 		}
 		spans[4].Name = "publish mail"
 		all := tracetest.Traces(spans)[0]
-		store.Add([]*trace.Trace{{ID: all.ID, Spans: all.Spans[1:4]}})
+		store.Add([]*trace.Trace{{ID: all.ID, Spans: all.Spans[1:4:4]}})
 		time.Sleep(stack.Quiet - time.Second)
 		store.Add([]*trace.Trace{{ID: all.ID, Spans: append(all.Spans[4:5:5], all.Spans[0])}})
 		time.Sleep(stack.Quiet - time.Second)
