@@ -48,20 +48,20 @@ var clientStatus = map[string]int{"cases/impatient-caller": 1}
 
 // caseChecks check what a case claims about times, and about which spans failed.
 var caseChecks = map[string]func(t *testing.T, traces []*trace.Trace){
-	"cases/bad-release":           func(t *testing.T, all []*trace.Trace) { checkReleases(t, all, "1.5.0", true) },
+	"cases/bad-release":            func(t *testing.T, all []*trace.Trace) { checkReleases(t, all, "1.5.0", true) },
 	"cases/bad-release fixed":      func(t *testing.T, all []*trace.Trace) { checkReleases(t, all, "1.5.1", false) },
-	"cases/busy-worker":           func(t *testing.T, all []*trace.Trace) { checkWaits(t, all, true) },
+	"cases/busy-worker":            func(t *testing.T, all []*trace.Trace) { checkWaits(t, all, true) },
 	"cases/busy-worker fixed":      func(t *testing.T, all []*trace.Trace) { checkWaits(t, all, false) },
-	"cases/failing-request":       checkFailingRequest,
-	"cases/impatient-caller":      checkImpatientCaller,
-	"cases/slow-broker":           func(t *testing.T, all []*trace.Trace) { checkBroker(t, all, true) },
+	"cases/failing-request":        checkFailingRequest,
+	"cases/impatient-caller":       checkImpatientCaller,
+	"cases/slow-broker":            func(t *testing.T, all []*trace.Trace) { checkBroker(t, all, true) },
 	"cases/slow-broker fixed":      func(t *testing.T, all []*trace.Trace) { checkBroker(t, all, false) },
 	"cases/failing-request fixed":  func(t *testing.T, all []*trace.Trace) { onlyTheseFailed(t, all) },
 	"cases/impatient-caller fixed": func(t *testing.T, all []*trace.Trace) { onlyTheseFailed(t, all, "example error") },
 }
 
-// send sends the requests of lessons in which the reader does. log returns what the services have written.
-func send(t *testing.T, lesson, fix string, log func() string, address func(service string, port int) string) {
+// play sends the requests of lessons in which the reader does. log returns what the services have written.
+func play(t *testing.T, lesson, fix string, log func() string, address func(service string, port int) string) {
 	t.Helper()
 	switch lesson {
 	case "recipes/old-formats":
@@ -88,8 +88,8 @@ func send(t *testing.T, lesson, fix string, log func() string, address func(serv
 	}
 }
 
-// spansOf returns the spans of a name, one for each trace that has it.
-func spansOf(traces []*trace.Trace, name string) (spans []*trace.Span) {
+// spansNamed returns the spans of a name, one for each trace that has it.
+func spansNamed(traces []*trace.Trace, name string) (spans []*trace.Span) {
 	for _, one := range traces {
 		if i := slices.IndexFunc(one.Spans, func(s *trace.Span) bool { return s.Name == name }); i >= 0 {
 			spans = append(spans, one.Spans[i])
@@ -120,7 +120,7 @@ func requests(t *testing.T, traces []*trace.Trace) (all []map[string]*trace.Span
 // than any of the other version's.
 func checkReleases(t *testing.T, traces []*trace.Trace, released string, bad bool) {
 	took := map[string][]time.Duration{}
-	for _, s := range spansOf(traces, "GET /hello") {
+	for _, s := range spansNamed(traces, "GET /hello") {
 		for _, a := range s.Resource {
 			if a.Key == "service.version" {
 				took[a.Value] = append(took[a.Value], s.Duration())
@@ -156,7 +156,7 @@ func checkExemplar(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 		if err != nil || found == nil {
 			return fmt.Errorf("no exemplar of version 1.5.0 above a second: %v\n%.3000s", err, bytes.TrimSpace(body))
 		}
-		slow := spansOf([]*trace.Trace{d.Jaeger().Trace(string(found[1]))}, "GET /hello")
+		slow := spansNamed([]*trace.Trace{d.Jaeger().Trace(string(found[1]))}, "GET /hello")
 		if len(slow) != 1 || slow[0].Duration() < 2*time.Second {
 			return fmt.Errorf("the exemplar %s leads to %+v", found[1], slow)
 		}

@@ -191,7 +191,7 @@ func runLesson(t *testing.T, lesson, fix string) {
 	}
 	start := time.Now()
 	d, log := startLessons(t, files...)
-	send(t, lesson, fix, log.String, func(service string, port int) string { return address(t, d, service, port) })
+	play(t, lesson, fix, log.String, func(service string, port int) string { return address(t, d, service, port) })
 	status := clientStatus[fixed(lesson, fix)]
 	waitForClients(t, d, status)
 
@@ -607,7 +607,7 @@ func runLessonOnEngine(t *testing.T, lesson, fix string) {
 		return
 	}
 	log := func() string { return run(t.Context(), "logs", "--no-color") }
-	send(t, lesson, fix, log, func(service string, port int) string {
+	play(t, lesson, fix, log, func(service string, port int) string {
 		if service == "otel-agent" {
 			port = 9412 // the recipe old-formats publishes Zipkin's port there
 		}
