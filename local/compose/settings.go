@@ -291,7 +291,7 @@ func checkRedis(service types.ServiceConfig) error {
 // until the service stops, with a pause after each time.
 func RepeatedCommand(args []string) (redisURL string, pause time.Duration, command []any, err error) {
 	if len(args) < 7 || args[0] != "-u" || args[2] != "-r" || args[3] != "-1" || args[4] != "-i" {
-		return "", 0, nil, errors.New("the runner's redis-cli supports only: -u URL -r -1 -i SECONDS COMMAND...")
+		return "", 0, nil, errors.New("the runner's redis-cli supports only: -u URL -r -1 -i SECONDS COMMAND")
 	}
 	seconds, err := strconv.ParseFloat(args[5], 64)
 	if err != nil {
