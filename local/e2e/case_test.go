@@ -116,8 +116,8 @@ func requests(t *testing.T, traces []*trace.Trace) (all []map[string]*trace.Span
 	return all
 }
 
-// checkReleases compares the servers' durations by version: only if the release is bad, each of its requests takes longer
-// than any of the other version's.
+// checkReleases compares the servers' durations by version: only if the release is bad, each of its requests takes
+// longer than any of the other version's.
 func checkReleases(t *testing.T, traces []*trace.Trace, released string, bad bool) {
 	took := map[string][]time.Duration{}
 	for _, s := range spansNamed(traces, "GET /hello") {
@@ -221,21 +221,20 @@ func checkImpatientCaller(t *testing.T, traces []*trace.Trace) {
 		if !r["make request"].Failed() || !get.Failed() || r["GET /hello"].Failed() || handle.Failed() || r["publish work"] != nil {
 			t.Error("the client's two spans should have failed, and no other, and nothing should be published")
 		}
-		if get.Duration() < 10*time.Second || handle.Duration() < 9*time.Second || handle.Duration() >= 30*time.Second {
-			t.Errorf("HTTP GET took %v, handle request %v: want 10 s, and as long, but not the 30 s of its work", get.Duration(), handle.Duration())
+		if apart := handle.End.Sub(get.End).Abs(); get.Duration() < 10*time.Second || apart > time.Second {
+			t.Errorf("HTTP GET took %v, and handle request ended %v apart: want 10 s, and both together", get.Duration(), apart)
 		}
 	}
 }
 
-// checkBroker looks at Redis's own command. If the broker is slow, most requests spend most of their time in it.
+// checkBroker looks at Redis's own command. If the broker is slow, most requests spend most of their time in it, and so
+// does what the server does around it.
 func checkBroker(t *testing.T, traces []*trace.Trace, slow bool) {
 	mostly := 0
 	for _, r := range requests(t, traces) {
-		if 2*r["publish"].Duration() >= r["make request"].Duration() {
+		command := r["publish"].Duration()
+		if 2*command >= r["make request"].Duration() && 10*command >= 9*r["publish work"].Duration() {
 			mostly++
-		}
-		if around := r["publish work"].Duration() - r["publish"].Duration(); slow && around > r["publish"].Duration() {
-			t.Logf("a request's publish work took %v beside its command", around)
 		}
 	}
 	if isSlow := mostly >= 6; isSlow != slow {

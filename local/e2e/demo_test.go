@@ -137,8 +137,8 @@ func bothHave(t *testing.T, d *stack.Demo, id, name string) {
 	}
 }
 
-// followOneUser sends a request as another user. A search for the attribute, which only the worker's span has, finds that
-// one trace, with the spans of server and worker; the other five are the first user's.
+// followOneUser sends a request as another user. A search for the attribute, which only the worker's span has, finds
+// that one trace, with the spans of server and worker; the other five are the first user's.
 func followOneUser(t *testing.T, d *stack.Demo) {
 	id, err := ask(address(t, d, "server", 8080), http.Header{"Baggage": {"username=alice"}})
 	if err != nil {

@@ -28,72 +28,50 @@ func Missing(all []*Trace) map[string]string {
 
 	missing := map[string]string{}
 	for _, t := range all {
-		here := map[string]bool{"": true}
+		here := map[string]*Span{}
 		for _, s := range t.Spans {
-			here[s.ID] = true
+			here[s.ID] = s
+		}
+		// Consumers' spans that are under something else than a producer's, of messages without an id.
+		strays := map[string]*Span{}
+		for _, s := range t.Spans {
+			if parent := here[s.ParentID]; s.Kind == "consumer" && messageID(s) == "" && parent != nil && parent.Kind != "producer" {
+				strays[s.Attribute(destination)] = s
+			}
 		}
 		for _, s := range t.Spans {
 			what := ""
 			switch {
-			case !here[s.ParentID]:
-				what = "parent"
+			case s.ParentID != "" && here[s.ParentID] == nil:
+				what = "missing the parent of "
 			case s.Kind == "producer" && !s.Failed() && !consumed[Key{t.ID, s.ID}]:
-				what = "consumer"
-				consumer := byMessage[messageID(s)]
-				if consumer == nil || messageID(s) == "" {
-					consumer = t.strayConsumer(s)
+				consumer := strays[s.Attribute(destination)]
+				if messageID(s) != "" {
+					consumer = byMessage[messageID(s)]
 				}
-				if consumer != nil {
-					missing[t.ID] = fmt.Sprintf("the consumer of %s is there, but %s", s.title(), t.placeOf(consumer))
-					continue
+				switch {
+				case consumer == nil:
+					what = "missing the consumer of "
+				case consumer.TraceID != t.ID:
+					missing[t.ID] = fmt.Sprintf("the consumer of %s is there, but in another trace, %s", title(s), ShortID(consumer.TraceID))
+				case here[consumer.ParentID] != nil:
+					missing[t.ID] = fmt.Sprintf("the consumer of %s is there, but under %s", title(s), title(here[consumer.ParentID]))
+				default:
+					missing[t.ID] = fmt.Sprintf("the consumer of %s is there, but its own parent is missing", title(s))
 				}
 			case s.Kind == "client" && s.Attribute("http.response.status_code") != "" && !served[Key{t.ID, s.ID}]:
-				what = "server"
-			default:
-				continue
+				what = "missing the server of "
 			}
-			missing[t.ID] = fmt.Sprintf("missing the %s of %s", what, s.title())
+			if what != "" {
+				missing[t.ID] = what + title(s)
+			}
 		}
 	}
 	return missing
 }
 
+const destination = "messaging.destination.name"
+
 func messageID(s *Span) string { return s.Attribute("messaging.message.id") }
 
-func (s *Span) title() string { return Printable(s.Service) + " " + strconv.Quote(s.Name) }
-
-// strayConsumer returns a consumer's span of this trace that no producer's span is the parent of, for a message without
-// an id.
-func (t *Trace) strayConsumer(producer *Span) *Span {
-	const destination = "messaging.destination.name"
-	for _, s := range t.Spans {
-		if s.Kind != "consumer" || messageID(s) != "" || s.Attribute(destination) != producer.Attribute(destination) {
-			continue
-		}
-		if parent := t.span(s.ParentID); parent != nil && parent.Kind != "producer" {
-			return s
-		}
-	}
-	return nil
-}
-
-// placeOf says where a span is that should be below another one of this trace.
-func (t *Trace) placeOf(s *Span) string {
-	if s.TraceID != t.ID {
-		return "in another trace, " + ShortID(s.TraceID)
-	}
-	if parent := t.span(s.ParentID); parent != nil {
-		return "under " + parent.title()
-	}
-	return "under a span that isn't"
-}
-
-// span returns a span of the trace by its id, or nil.
-func (t *Trace) span(id string) *Span {
-	for _, s := range t.Spans {
-		if s.ID == id {
-			return s
-		}
-	}
-	return nil
-}
+func title(s *Span) string { return Printable(s.Service) + " " + strconv.Quote(s.Name) }
