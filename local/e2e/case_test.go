@@ -165,8 +165,8 @@ func checkExemplar(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	return nil
 }
 
-// checkWaits looks at the gap between publishing and processing. If the worker is busy, many messages waited there for a
-// second or more, long after the response.
+// checkWaits looks at the gap between publishing and processing. If the worker is busy, many messages waited there for
+// a second or more, long after the response.
 func checkWaits(t *testing.T, traces []*trace.Trace, busy bool) {
 	waited, longest := 0, time.Duration(0)
 	for _, r := range requests(t, traces) {

@@ -16,7 +16,7 @@ import (
 )
 
 // runBy names the test that does what a command in the documents does. Commands with only -recipe or -case can be left
-// out: TestRecipes and TestCases run each of them. The line needsDocker marks a command that needs Docker in the document.
+// out: TestRecipes and TestCases run each of them. The line needsDocker marks a command that needs Docker.
 var runBy = map[string]string{
 	"go run -C local .":                                    "TestDemo",
 	"go run -C local . -load 200 -for 60s":                 "TestLoadReportsBothSides",

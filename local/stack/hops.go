@@ -174,7 +174,8 @@ func (h Hops) String() string {
 	return line
 }
 
-// Table returns the same as a table, with what each exporter has sent, and a second table: whose spans the backends have.
+// Table returns the same as a table, with what each exporter has sent, and a second table: whose spans the backends
+// have.
 func (h Hops) Table() string {
 	var text strings.Builder
 	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)

@@ -42,7 +42,7 @@ func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 		{`services: {server: {scale: 2}}`, "services.server.scale: 2"},
 		{`services: {redis: {scale: 2}}`, "services.redis.scale: 2"},
 		{`services: {redis: {command: [redis-server, --requirepass, x]}}`, "services.redis.command"},
-		{`services: {cli: {image: "redis:8", command: [redis-cli, ping]}}`, "services.cli.command: the runner's redis-cli supports only: -u URL -r -1 -i SECONDS COMMAND"},
+		{`services: {cli: {image: "redis:8", command: [redis-cli, -h, redis, -r, "-1", -i, "1", ping]}}`, "services.cli.command: the runner's redis-cli supports only: -u URL -r -1 -i SECONDS COMMAND"},
 		{`services: {cli: {image: "redis:8", command: [redis-cli, -u, "redis://redis:6379", -r, "-1", -i, soon, ping]}}`, "services.cli.command: -i soon: want seconds"},
 		{`services: {cli: {image: "redis:8", command: [redis-cli, -u, "redis://rediss:6379", -r, "-1", -i, "1", ping]}}`, "services.cli.command: \"redis://rediss:6379\": no service is named rediss"},
 		{`services: {jaeger: {command: ["--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=5"]}}`, "services.jaeger.command"},
