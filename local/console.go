@@ -85,13 +85,13 @@ func (c *console) text(text string) {
 	_, _ = io.WriteString(c.stdout, text) // there is nowhere to report an error
 }
 
-// watch writes each of a store's traces once, when it is finished, until stop is closed. Then it writes the rest, each
-// with what it still lacks.
+// watch writes each of a store's traces when it is complete, until stop is closed. An incomplete trace is written, with
+// what it lacks, when no span of it has arrived for some seconds. A trace that gets more spans is written again. In the
+// end, watch writes the rest.
 func (c *console) watch(store *trace.Store, stop <-chan struct{}) {
 	type state struct {
-		spans   int
-		since   time.Time
-		written bool
+		spans, written int // how many have arrived, and how many were there when the trace was written
+		since          time.Time
 	}
 	seen := map[string]*state{}
 	for last := false; ; {
@@ -99,6 +99,7 @@ func (c *console) watch(store *trace.Store, stop <-chan struct{}) {
 		traces := store.Traces()
 		missing := trace.Missing(traces)
 		var next <-chan time.Time
+		soonest := time.Hour
 		for _, t := range traces {
 			s := seen[t.ID]
 			if s == nil {
@@ -108,18 +109,20 @@ func (c *console) watch(store *trace.Store, stop <-chan struct{}) {
 			if s.spans != len(t.Spans) {
 				s.spans, s.since = len(t.Spans), time.Now()
 			}
-			switch rest := stack.Settled - time.Since(s.since); {
-			case s.written:
-			case last || missing[t.ID] == "" && rest <= 0:
-				note := ""
-				if lacks := missing[t.ID]; lacks != "" {
-					note = "incomplete: missing " + lacks
-				}
-				c.trace(t, note)
-				s.written = true
-			case missing[t.ID] == "" && next == nil:
-				next = time.After(rest)
+			if s.written == s.spans {
+				continue
 			}
+			quiet, note := stack.Settled, ""
+			if lacks := missing[t.ID]; lacks != "" {
+				quiet, note = stack.Quiet, "incomplete: "+lacks
+			}
+			if rest := quiet - time.Since(s.since); rest > 0 && !last {
+				soonest = min(soonest, rest)
+				next = time.After(soonest)
+				continue
+			}
+			c.trace(t, note)
+			s.written = s.spans
 		}
 		if last {
 			return

@@ -24,13 +24,14 @@ import (
 
 const usage = `Runs the demo in docker-compose.yml without Docker, until you press Ctrl+C:
 
-  go run -C local . [-f FILE]... [-recipe NAME] [-once [-wait DURATION]] [-shape]
-  go run -C local . [-f FILE]... [-recipe NAME] -load RATE[,RATE]... [-for DURATION] [-json]
+  go run -C local . [-f FILE]... [-recipe NAME] [-case NAME] [-once [-wait DURATION]] [-shape]
+  go run -C local . [-f FILE]... [-recipe NAME] [-case NAME] -load RATE[,RATE]... [-for DURATION] [-json]
   go run -C local . -hops
   go run -C local . -collector
 
   -f FILE         a compose file to merge into docker-compose.yml, relative to the project's folder; can be repeated
   -recipe NAME    the same as -f recipes/NAME/docker-compose.yml; NAME/VARIANT for docker-compose.VARIANT.yml
+  -case NAME      the same as -f cases/NAME/docker-compose.yml: a system that misbehaves, for you to find out why
   -once           stop when the client is done and its traces have arrived; the exit status is the client's
   -wait DURATION  with -once: how long to wait once all services have started (60s); after that, the exit status is 1
   -shape          print the traces' shape at the end, instead of each trace as a tree
@@ -39,8 +40,8 @@ const usage = `Runs the demo in docker-compose.yml without Docker, until you pre
                   demo after the other, until it can't keep up. Not with REDIS_URL: each demo needs its own Redis
   -for DURATION   with -load: how long to send at each rate (60s)
   -json           with -load: print the report as JSON, one line per rate
-  -hops           only print a table of where the spans of a running demo are; use the same -f and -recipe as for the
-                  demo. The demo's viewer shows the same table at /hops
+  -hops           only print where the spans of a running demo are, hop by hop and service by service; use the same -f,
+                  -recipe and -case as for the demo. The demo's viewer shows the same at /hops
   -collector      only start a collector on localhost:4317 that discards all spans, for the benchmarks in pkg
 
 Traces go to standard output, everything else to standard error. Set REDIS_URL to use your own Redis.
@@ -101,11 +102,13 @@ func parseFlags(root string, args []string) (flags, error) {
 		f.files = append(f.files, file)
 		return nil
 	})
-	set.Func("recipe", "", func(name string) error {
-		file, err := compose.RecipeFile(root, name)
-		f.files = append(f.files, file)
-		return err
-	})
+	for _, folder := range []string{"recipes", "cases"} {
+		set.Func(strings.TrimSuffix(folder, "s"), "", func(name string) error {
+			file, err := compose.OverlayFile(root, folder, name)
+			f.files = append(f.files, file)
+			return err
+		})
+	}
 	set.BoolVar(&f.once, "once", false, "")
 	set.BoolVar(&f.shape, "shape", false, "")
 	set.DurationVar(&f.wait, "wait", time.Minute, "")
@@ -136,7 +139,7 @@ func parseFlags(root string, args []string) (flags, error) {
 	case f.rates != nil && (f.once || f.shape):
 		return f, usageError{errors.New("-load stops by itself and prints a report: don't use -once or -shape with it")}
 	case f.hops && (f.once || f.shape || f.rates != nil):
-		return f, usageError{errors.New("-hops queries a running demo: use only -f and -recipe with it")}
+		return f, usageError{errors.New("-hops queries a running demo: use only -f, -recipe and -case with it")}
 	case f.collector && len(isSet) > 1:
 		return f, usageError{errors.New("-collector starts nothing else: don't use other flags with it")}
 	}
@@ -265,10 +268,12 @@ func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
 			done = nil
 		case err := <-d.Failed():
 			var end *stack.EndError
-			if f.once && errors.As(err, &end) && end.OfClient {
-				continue // its exit status is the result, which done delivers
+			if !errors.As(err, &end) || !end.OfClient {
+				return err
 			}
-			return err
+			if !f.once { // with -once, its exit status is the result, which done delivers
+				c.line("", end.Error())
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -295,7 +300,7 @@ func clientDone(ctx context.Context, d *stack.Demo, f flags) error {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	case !f.once:
-		return nil // if it failed, Failed reports it
+		return nil // if one failed, Failed reports it
 	case len(clients) == 0:
 		return errors.New("-once: there is no client to wait for")
 	}

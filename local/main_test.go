@@ -17,6 +17,7 @@ func TestBadFlagsAreOneLine(t *testing.T) {
 		{[]string{"-wait", "5s"}, "use it with -once"},
 		{[]string{"-recipe", "nosuch"}, "there is no recipes/nosuch/docker-compose.yml; the recipes are:"},
 		{[]string{"-recipe", "nosuch/variant"}, "there is no recipes/nosuch/docker-compose.variant.yml"},
+		{[]string{"-case", "nosuch"}, "-case nosuch: there is no cases/nosuch/docker-compose.yml; the cases are: bad-release, busy-worker"},
 		{[]string{"-f", "nosuch.yml"}, "nosuch.yml"},
 	} {
 		err := run(test.args)

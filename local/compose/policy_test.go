@@ -91,7 +91,7 @@ func TestComposePolicy(t *testing.T) {
 	}
 
 	needed := map[string]bool{}
-	overlays, err := filepath.Glob(filepath.Join(root, "recipes", "*", "docker-compose*.yml"))
+	overlays, err := filepath.Glob(filepath.Join(root, "[rc]*s", "*", "docker-compose*.yml")) // recipes and cases
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,24 +33,24 @@ func FindRoot() (string, error) {
 	return "", fmt.Errorf("no %s in %s or the folder above it: run `go run -C local .` in the project's folder", File, here)
 }
 
-// RecipeFile returns the overlay of a recipe: NAME, or NAME/VARIANT.
-func RecipeFile(root, recipe string) (string, error) {
-	name, variant, hasVariant := strings.Cut(recipe, "/")
+// OverlayFile returns the overlay of a recipe or a case, whose folder is "recipes" or "cases": NAME, or NAME/VARIANT.
+func OverlayFile(root, folder, overlay string) (string, error) {
+	name, variant, hasVariant := strings.Cut(overlay, "/")
 	base := File
 	if hasVariant {
 		base = "docker-compose." + variant + ".yml"
 	}
-	file := filepath.Join("recipes", name, base)
+	file := filepath.Join(folder, name, base)
 	if _, err := os.Stat(filepath.Join(root, file)); err != nil {
-		return "", fmt.Errorf("-recipe %s: there is no %s; the recipes are: %s", recipe, filepath.ToSlash(file),
-			strings.Join(Recipes(root), ", "))
+		return "", fmt.Errorf("-%s %s: there is no %s; the %s are: %s", strings.TrimSuffix(folder, "s"), overlay,
+			filepath.ToSlash(file), folder, strings.Join(Overlays(root, folder), ", "))
 	}
 	return file, nil
 }
 
-// Recipes lists the values that -recipe takes.
-func Recipes(root string) []string {
-	files, _ := filepath.Glob(filepath.Join(root, "recipes", "*", "docker-compose*.yml")) // the pattern is valid
+// Overlays lists the recipes or the cases: the values that -recipe or -case takes.
+func Overlays(root, folder string) []string {
+	files, _ := filepath.Glob(filepath.Join(root, folder, "*", "docker-compose*.yml")) // the pattern is valid
 	var names []string
 	for _, file := range files {
 		name := filepath.Base(filepath.Dir(file))

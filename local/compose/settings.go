@@ -1,11 +1,14 @@
 package compose
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
 
@@ -19,6 +22,7 @@ const (
 	Program    Kind = "program"    // a process, built from this project
 	Collector  Kind = "collector"  // a process, a real collector
 	Redis      Kind = "redis"      // miniredis in the runner, or the server at REDIS_URL
+	RedisCLI   Kind = "redis-cli"  // `redis-cli -u URL ...`, a client in the runner
 	Jaeger     Kind = "jaeger"     // the viewer in the runner
 	Zipkin     Kind = "zipkin"     // the other side of the same viewer
 	Prometheus Kind = "prometheus" // the program of that name on the PATH, if there is one
@@ -58,6 +62,7 @@ var kinds = map[Kind]struct {
 		ports:    []int{6379},
 		check:    checkRedis,
 	},
+	RedisCLI: {settings: []string{"image", "command"}, check: checkRedisCLI},
 	Jaeger: {
 		images:   []string{"jaegertracing/jaeger"},
 		settings: []string{"image", "command", "environment.OTEL_TRACES_SAMPLER", "healthcheck", "ports", "tmpfs"},
@@ -83,6 +88,9 @@ func KindOf(service types.ServiceConfig) (Kind, error) {
 	}
 	if slices.Equal(service.Command, []string{"true"}) {
 		return Nothing, nil
+	}
+	if ImageName(service) == "redis" && len(service.Command) > 0 && service.Command[0] == "redis-cli" {
+		return RedisCLI, nil
 	}
 	var all []string
 	for kind, of := range kinds {
@@ -275,6 +283,29 @@ func checkRedis(service types.ServiceConfig) error {
 		if want, ok := redisOptions[option[0]]; !ok || len(option) != 2 || option[1] != want {
 			return fmt.Errorf("command: %q: the runner's redis doesn't support this", option)
 		}
+	}
+	return nil
+}
+
+// RepeatedCommand parses the arguments after `redis-cli`. The runner supports one form: a command that is repeated
+// until the service stops, with a pause after each time.
+func RepeatedCommand(args []string) (redisURL string, pause time.Duration, command []any, err error) {
+	if len(args) < 7 || args[0] != "-u" || args[2] != "-r" || args[3] != "-1" || args[4] != "-i" {
+		return "", 0, nil, errors.New("the runner's redis-cli supports only: -u URL -r -1 -i SECONDS COMMAND")
+	}
+	seconds, err := strconv.ParseFloat(args[5], 64)
+	if err != nil {
+		return "", 0, nil, fmt.Errorf("-i %s: want seconds", args[5])
+	}
+	for _, arg := range args[6:] {
+		command = append(command, arg)
+	}
+	return args[1], time.Duration(seconds * float64(time.Second)), command, nil
+}
+
+func checkRedisCLI(service types.ServiceConfig) error {
+	if _, _, _, err := RepeatedCommand(service.Command[1:]); err != nil {
+		return fmt.Errorf("command: %w", err)
 	}
 	return nil
 }

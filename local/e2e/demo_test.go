@@ -54,6 +54,7 @@ func TestDemo(t *testing.T) {
 	t.Run("a span in Zipkin's format", func(t *testing.T) { sendZipkin(t, d) })
 	t.Run("a span in Jaeger's format", func(t *testing.T) { sendJaeger(t, d) })
 	t.Run("pages", func(t *testing.T) { look(t, d) })
+	t.Run("one user's journey", func(t *testing.T) { followOneUser(t, d) })
 
 	var pids []int
 	for _, name := range []string{"client", "server", "worker", "otel-agent", "otel-collector"} {
@@ -132,6 +133,25 @@ func bothHave(t *testing.T, d *stack.Demo, id, name string) {
 	for _, store := range d.Backends() {
 		if span := arrived(t, store.Store, id).Spans[0]; span.Name != name || span.Service != "old" {
 			t.Errorf("got the span %s of %s, want %s of old", span.Name, span.Service, name)
+		}
+	}
+}
+
+// followOneUser sends a request as another user. A search for the attribute, which only the worker's span has, finds
+// that one trace, with the spans of server and worker; the other five are the first user's.
+func followOneUser(t *testing.T, d *stack.Demo) {
+	id, err := ask(address(t, d, "server", 8080), http.Header{"Baggage": {"username=alice"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the trace", func() bool { one := d.Jaeger().Trace(id); return one != nil && len(one.Spans) == 5 })
+	if services := d.Jaeger().Trace(id).Services(); !slices.Equal(services, []string{"server", "worker"}) {
+		t.Errorf("the trace has the services %v", services)
+	}
+	for user, want := range map[string]int{"alice": 1, "donuts": 5, "nobody": 0} {
+		page, err := fetch("http://" + address(t, d, "jaeger", 16686) + "/?attribute=user.name%3D" + user)
+		if got := strings.Count(string(page), `href="/trace/`); err != nil || got != want || strings.Contains(string(page), id) != (user == "alice") {
+			t.Errorf("%s has %d traces, %v, want %d", user, got, err, want)
 		}
 	}
 }

@@ -431,6 +431,23 @@ func TestTheEndOfAProcessStopsAllAndIsNamed(t *testing.T) {
 	}
 }
 
+// You can look at the traces of a client that failed.
+func TestAFailedClientDoesNotStopTheDemo(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("no signals on Windows")
+	}
+	r := startRunner(t, "-f", overlay(t, `services: {client: {environment: {REQUESTS: many}}}`))
+	r.says("client exited with status 1\n")
+	r.says("the demo keeps running until Ctrl+C")
+	if err := r.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if status := r.status(); status != 130 {
+		t.Errorf("exit status %d, want 130", status)
+	}
+}
+
 func TestNoProcessOutlivesARunnerThatIsKilledHard(t *testing.T) {
 	needsProc(t)
 	t.Parallel()

@@ -192,9 +192,10 @@ func TestTheRunnerStopsInOrder(t *testing.T) {
 }
 
 type answer struct {
-	status int // 0 if there was no response
-	body   string
-	took   time.Duration
+	status  int // 0 if there was no response
+	body    string
+	took    time.Duration
+	traceID string // the header Trace-Id
 }
 
 // getURL sends one request.
@@ -208,5 +209,5 @@ func getURL(url string) answer {
 	}
 	defer response.Body.Close()
 	body, _ := io.ReadAll(response.Body) // a partial body counts too
-	return answer{response.StatusCode, string(body), time.Since(start)}
+	return answer{response.StatusCode, string(body), time.Since(start), response.Header.Get("Trace-Id")}
 }

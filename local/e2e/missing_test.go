@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -213,7 +214,13 @@ var faults = map[string]func(m *missing){
 		m.breaksInto(m.run("client", "SERVER_URL="+proxy.URL+"/hello").trace(), nil)
 	},
 	"background": func(m *missing) { m.brokenServer(m.edited()) },
-	"wrong-ctx":  func(m *missing) { m.brokenServer(m.edited()) },
+	"wrong-ctx": func(m *missing) {
+		m.brokenServer(m.edited())
+		const says = `the consumer of server "publish work" is there, but under server "handle request"`
+		if all := trace.Missing(m.demo.Jaeger().Traces()); !slices.Contains(slices.Collect(maps.Values(all)), says) {
+			m.Errorf("no trace is incomplete because %s: %v", says, all)
+		}
+	},
 	"no-headers": func(m *missing) {
 		m.publish(`{"id":"no-headers","body":"hello"}`)
 		m.breaksInto("", nil)

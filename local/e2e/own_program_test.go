@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -18,12 +19,20 @@ import (
 
 // checkOwnProgram sends a span from outside through each of the agent's two ports. It returns the ids of the traces.
 func checkOwnProgram(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
-	return sendOwnSpans(t, address(t, d, "otel-agent", 4317), address(t, d, "otel-agent", 4318), func(id string) error {
+	ids := sendOwnSpans(t, address(t, d, "otel-agent", 4317), address(t, d, "otel-agent", 4318), func(id string) error {
 		if trace := d.Jaeger().Trace(id); trace == nil || len(trace.Spans) != 1 {
 			return fmt.Errorf("the trace %s did not arrive", id)
 		}
 		return nil
 	})
+	untilNil(t, func() error {
+		hops, err := fetch("http://" + address(t, d, "jaeger", 16686) + "/hops")
+		if err == nil && !regexp.MustCompile(`(?m)^own program +2 +2$`).Match(hops) {
+			err = fmt.Errorf("-hops doesn't show both spans of the program at both backends:\n%s", hops)
+		}
+		return err
+	})
+	return ids
 }
 
 func sendOwnSpans(t *testing.T, grpcAddress, httpAddress string, arrived func(id string) error) []string {

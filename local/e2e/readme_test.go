@@ -15,8 +15,8 @@ import (
 	"unicode"
 )
 
-// runBy names the test that does what a command in the documents does. Commands with only -recipe can be left out:
-// TestRecipes runs each recipe. The line needsDocker marks a command that needs Docker in the document.
+// runBy names the test that does what a command in the documents does. Commands with only -recipe or -case can be left
+// out: TestRecipes and TestCases run each of them. The line needsDocker marks a command that needs Docker.
 var runBy = map[string]string{
 	"go run -C local .":                                    "TestDemo",
 	"go run -C local . -load 200 -for 60s":                 "TestLoadReportsBothSides",
@@ -33,6 +33,11 @@ var runBy = map[string]string{
 	"go test -C local/e2e -count=1 -run Recipes":       "TestRecipes",
 	"go run -C brokers . redisstreams":                 "TestEachBroker",
 	"redis-cli -p 16379 subscribe work":                "TestTheMessageTellsWhoIsBroken",
+
+	"go test -C local/e2e -count=1 -run Cases":                                                 "TestCases",
+	"curl -i -H 'baggage: username=alice' localhost:8080/hello":                                "TestDemo",
+	"curl -s -H 'Accept: application/openmetrics-text' localhost:8889/metrics | grep trace_id": "TestCases",
+	"go run -C local . -recipe own-program -hops":                                              "TestRecipes",
 }
 
 const needsDocker, needsKubernetes = "<!-- needs Docker -->", "<!-- needs Kubernetes -->"
@@ -51,13 +56,13 @@ type block struct {
 	needsDocker    bool
 }
 
-func (d document) isRecipe() bool { return strings.HasPrefix(d.path, "recipes/") }
+func (d document) isLesson() bool { return regexp.MustCompile(`^(recipes|cases)/`).MatchString(d.path) }
 
 func documents(t *testing.T) []document {
 	t.Helper()
 	root := projectRoot(t)
 	var all []document
-	for _, name := range globbed(t, "README.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md", "kubernetes/*.md", "brokers/*.md") {
+	for _, name := range globbed(t, "README.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md", "cases/*.md", "cases/*/*.md", "kubernetes/*.md", "brokers/*.md") {
 		content, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
 			t.Fatal(err)
@@ -207,7 +212,7 @@ func TestPicturesAreSmallAndShown(t *testing.T) {
 			shown = append(shown, path.Join(path.Dir(d.path), link))
 		}
 	}
-	pictures := globbed(t, "docs/*.png", "docs/*.svg")
+	pictures := globbed(t, "docs/*.png", "docs/*.svg", "cases/*.png", "cases/*/*.png", "recipes/*/*.png")
 	if len(pictures) == 0 {
 		t.Error("there is no picture")
 	}
@@ -226,13 +231,13 @@ func TestPicturesAreSmallAndShown(t *testing.T) {
 }
 
 // Each tree in a document is a file that a test compares with what the demo does: docs/trace.txt in TestDemo, those of
-// the recipes in TestRecipes.
+// the recipes and cases in TestRecipes and TestCases.
 func TestTreesAreThoseThatTheTestsCompare(t *testing.T) {
 	root := projectRoot(t)
 	isTree := regexp.MustCompile(`^\d+(-\d+)? traces?\n`)
 	for _, d := range documents(t) {
 		pattern := "docs/trace.txt"
-		if d.isRecipe() {
+		if d.isLesson() {
 			pattern = path.Dir(d.path) + "/trace*.txt"
 		}
 		files := globbed(t, pattern)
@@ -266,8 +271,13 @@ func TestEveryCommandOfTheDocumentsIsRunOrNeedsDocker(t *testing.T) {
 				if out, err := cmd.CombinedOutput(); err != nil {
 					t.Errorf("%s: %s: %v %s", d.path, command, err, out)
 				}
-				if len(flags) == 2 && flags[0] == "-recipe" && flags[1] != backendsElsewhere {
+				name := strings.Join(flags[min(1, len(flags)):], " ")
+				if len(flags) == 2 && flags[0] == "-recipe" && "recipes/"+name != backendsElsewhere {
 					continue // TestRecipes runs it
+				}
+				if fixed, ok := strings.CutSuffix(name, "/fixed.yml"); len(flags) > 1 && flags[0] == "-case" &&
+					(len(flags) == 2 || ok && fixed == flags[1]+" -f cases/"+flags[1]) {
+					continue // TestCases runs it
 				}
 			}
 			if runBy[command] == "" {

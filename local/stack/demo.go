@@ -75,6 +75,7 @@ var kinds = map[compose.Kind]kind{
 	compose.Program:    program{},
 	compose.Collector:  collector{},
 	compose.Redis:      redis{},
+	compose.RedisCLI:   redisCLI{},
 	compose.Jaeger:     jaeger{},
 	compose.Zipkin:     zipkin{},
 	compose.Prometheus: prometheus{},

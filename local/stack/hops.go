@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"otel-demo/local/compose"
+	"otel-demo/local/trace"
 )
 
 // hop is a collector's own metrics of spans: counts by outcome, and for exporters also by name.
@@ -25,15 +26,16 @@ type hop struct {
 type Hops struct {
 	sent     int // to the collectors that the programs dial, accepted or not; -1 if there are no such collectors
 	services []string
-	hops     map[string]hop // of collectors
-	arrived  map[string]int // at backends
-	unknown  []string       // collectors whose metrics can't be read
+	hops     map[string]hop            // of collectors
+	arrived  map[string]int            // at backends
+	kept     map[string]map[string]int // at backends: the spans of each program, in the traces that are kept
+	unknown  []string                  // collectors whose metrics can't be read
 }
 
 // Hops reads the collectors' metrics and counts the spans at the backends. It includes what a collector had counted
 // before it was stopped, but not what it had counted before it was killed.
 func (d *Demo) Hops() Hops {
-	h := Hops{sent: -1, hops: map[string]hop{}, arrived: map[string]int{}}
+	h := Hops{sent: -1, hops: map[string]hop{}, arrived: map[string]int{}, kept: map[string]map[string]int{}}
 	for _, s := range slices.Backward(d.services) {
 		if s.kind != compose.Collector {
 			continue
@@ -57,6 +59,13 @@ func (d *Demo) Hops() Hops {
 	}
 	for _, backend := range d.Backends() {
 		h.services, h.arrived[backend.Service] = append(h.services, backend.Service), backend.Spans()
+		of := map[string]int{}
+		for _, t := range backend.Traces() {
+			for _, span := range t.Spans {
+				of[span.Service]++
+			}
+		}
+		h.kept[backend.Service] = of
 	}
 	return h
 }
@@ -165,7 +174,8 @@ func (h Hops) String() string {
 	return line
 }
 
-// Table returns the same as a table, with what each exporter has sent.
+// Table returns the same as a table, with what each exporter has sent, and a second table: whose spans the backends
+// have.
 func (h Hops) Table() string {
 	var text strings.Builder
 	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
@@ -188,6 +198,23 @@ func (h Hops) Table() string {
 	}
 	for _, name := range h.unknown {
 		fmt.Fprintf(t, "%s\t?\t\t\t\t\t\t\n", name)
+	}
+
+	backends, programs := slices.Sorted(maps.Keys(h.kept)), map[string]bool{}
+	for _, of := range h.kept {
+		for program := range of {
+			programs[program] = true
+		}
+	}
+	if len(programs) > 0 {
+		fmt.Fprintf(t, "\nSPANS OF\t%s\n", strings.Join(backends, "\t"))
+	}
+	for _, program := range slices.Sorted(maps.Keys(programs)) {
+		row := trace.Printable(program)
+		for _, backend := range backends {
+			row += fmt.Sprintf("\t%d", h.kept[backend][program])
+		}
+		fmt.Fprintln(t, row)
 	}
 	_ = t.Flush() // into memory
 	return regexp.MustCompile(`(?m) +$`).ReplaceAllString(text.String(), "")

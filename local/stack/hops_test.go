@@ -5,6 +5,7 @@ import "testing"
 func TestHopsNameWhatWasLost(t *testing.T) {
 	h := Hops{
 		sent: 40, services: []string{"agent", "collector", "zipkin"}, unknown: []string{"sampler"}, arrived: map[string]int{"zipkin": 20},
+		kept: map[string]map[string]int{"zipkin": {"gateway": 12, "orders\x1b": 8}, "jaeger": {"gateway": 12}},
 		hops: map[string]hop{
 			"agent":     {map[string]int{"accepted": 37, "refused": 3, "failed": 0}, map[string]map[string]int{"otlp_grpc": {"sent": 30, "send_failed": 7}}},
 			"collector": {map[string]int{"accepted": 30, "failed": 1}, map[string]map[string]int{"zipkin": {"sent": 20, "enqueue_failed": 10}}},
@@ -20,6 +21,10 @@ agent      37        3        0       otlp_grpc    30    7       0
 collector  30        0        1       zipkin       20    0       10
 zipkin     20
 sampler    ?
+
+SPANS OF    jaeger  zipkin
+gateway     12      12
+orders\x1b  0       8
 `
 	if got := h.Table(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)

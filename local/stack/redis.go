@@ -2,10 +2,13 @@ package stack
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	goredis "github.com/redis/go-redis/v9"
 
 	"otel-demo/local/compose"
 	"otel-demo/local/poll"
@@ -30,6 +33,48 @@ func (redis) plan(d *Demo, s *service) error {
 }
 
 func (redis) probe(ctx context.Context, d *Demo, s *service) error { return d.dial(ctx, s, 6379) }
+
+// redisCLI repeats a command. In a container, redis-cli would do it.
+type redisCLI struct{}
+
+func (redisCLI) plan(d *Demo, s *service) error {
+	args, err := d.arguments(s, 0, s.Command[1:])
+	if err != nil {
+		return err
+	}
+	redisURL, pause, command, err := compose.RepeatedCommand(args)
+	if err != nil {
+		return fmt.Errorf("command: %w", err)
+	}
+	options, err := goredis.ParseURL(redisURL)
+	if err != nil {
+		return fmt.Errorf("command: %w", err)
+	}
+	s.instances = []instance{&server{open: func() (func(), error) {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			client := goredis.NewClient(options)
+			defer client.Close()
+			for reported := false; ctx.Err() == nil; {
+				err := client.Do(ctx, command...).Err()
+				if err != nil && !errors.Is(err, goredis.Nil) && ctx.Err() == nil && !reported {
+					d.line(s.Name, err.Error())
+					reported = true
+				}
+				select {
+				case <-time.After(pause):
+				case <-ctx.Done():
+				}
+			}
+		}()
+		return func() { cancel(); <-done }, nil
+	}}}
+	return nil
+}
+
+func (redisCLI) probe(context.Context, *Demo, *service) error { return errNoProbe }
 
 // dial returns an error unless a service listens on a port.
 func (d *Demo) dial(ctx context.Context, s *service, port int) error {

@@ -62,13 +62,13 @@ func shape(t *Trace, spans map[Key]*Span) string {
 			}
 			fields = append(fields, field)
 		}
-		b.WriteString(strings.Repeat("  ", n.Depth) + printable(strings.Join(fields, "  ")) + "\n")
+		b.WriteString(strings.Repeat("  ", n.Depth) + Printable(strings.Join(fields, "  ")) + "\n")
 	})
 	return b.String()
 }
 
-// printable escapes what would break a line or control a terminal: a span's name is untrusted text.
-func printable(s string) string {
+// Printable escapes what would break a line or control a terminal: a span's name is untrusted text.
+func Printable(s string) string {
 	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return s
 	}

@@ -2,6 +2,7 @@ package trace_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -102,6 +103,16 @@ func TestMissing(t *testing.T) {
 		all[0].Spans = slices.Delete(slices.Clone(all[0].Spans), place-1, place)
 		return all
 	}
+	// The context was injected that Start had got, not the one that it returned; with and without an id of the message.
+	under := func(parent, inTrace int, messageID string) []*trace.Trace {
+		spans := slices.Clone(rooted)
+		spans[5].Trace, spans[5].Parent, spans[5].Link = inTrace, parent, nil
+		for _, i := range []int{4, 5} {
+			spans[i].Attributes = maps.Clone(spans[i].Attributes)
+			spans[i].Attributes["messaging.message.id"] = messageID
+		}
+		return traces(spans)
+	}
 	unpublished := slices.Clone(rooted[:5])
 	unpublished[4].Failed = "no Redis"
 	refused := []testSpan{{2, 0, "client", "HTTP GET", client, 0, ms, "connection refused", nil, nil}}
@@ -112,16 +123,20 @@ func TestMissing(t *testing.T) {
 		"all is there":                   {traces(rooted), ""},
 		"the worker links only":          {traces(linked), ""},
 		"the worker is a child only":     {traces(child), ""},
-		"no span of the worker":          {without(6), `the consumer of server "publish work"`},
-		"no root":                        {without(1), `the parent of client "HTTP GET"`},
-		"the linking trace is not there": {traces(linked)[:1], `the consumer of server "publish work"`},
-		"no span of the server":          {traces(rooted[:2]), `the server of client "HTTP GET"`},
+		"no span of the worker":          {without(6), `missing the consumer of server "publish work"`},
+		"no root":                        {without(1), `missing the parent of client "HTTP GET"`},
+		"the linking trace is not there": {traces(linked)[:1], `missing the consumer of server "publish work"`},
+		"no span of the server":          {traces(rooted[:2]), `missing the server of client "HTTP GET"`},
+		"the worker is elsewhere":        {under(4, 2, ""), `the consumer of server "publish work" is there, but under server "handle request"`},
+		"the same, with a message id":    {under(4, 2, "m"), `the consumer of server "publish work" is there, but under server "handle request"`},
+		"the context was lost":           {under(0, 3, "m"), `the consumer of server "publish work" is there, but in another trace, 01000000`},
+		"the context, and no message id": {under(0, 3, ""), `missing the consumer of server "publish work"`},
 		"nobody answered":                {traces(refused), ""},
 		"publishing failed":              {traces(unpublished), ""},
 	} {
 		got := trace.Missing(c.traces)[c.traces[0].ID]
 		if got != c.want {
-			t.Errorf("%s: missing is %q, want %q", name, got, c.want)
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 	}
 }

@@ -51,11 +51,11 @@ func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 	var lines []line
 	widest := 0
 	walk(t.Tree(), func(n *Node) {
-		name := printable(n.Name)
+		name := Printable(n.Name)
 		if n.Failed() {
 			name += " ✗"
 			if n.Status.Message != "" {
-				name += " " + printable(n.Status.Message)
+				name += " " + Printable(n.Status.Message)
 			}
 		}
 		for _, link := range n.Links {
@@ -63,7 +63,7 @@ func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 				name += " → trace " + ShortID(link.TraceID)
 			}
 		}
-		l := line{n.Span, min(2*n.Depth, width/4), printable(n.Service) + "  " + name}
+		l := line{n.Span, min(2*n.Depth, width/4), Printable(n.Service) + "  " + name}
 		lines = append(lines, l)
 		widest = max(widest, l.indent+utf8.RuneCountInString(l.label))
 	})
@@ -88,7 +88,7 @@ func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 		if l.span.Failed() {
 			color = "31"
 			label = paint(color, label)
-		} else if service := l.indent + utf8.RuneCountInString(printable(l.span.Service)); service < utf8.RuneCountInString(label) {
+		} else if service := l.indent + utf8.RuneCountInString(Printable(l.span.Service)); service < utf8.RuneCountInString(label) {
 			runes := []rune(label)
 			label = paint(color, string(runes[:service])) + string(runes[service:])
 		}

@@ -77,6 +77,7 @@ func renderPage(w http.ResponseWriter, status int, name string, data any) {
 type listPage struct {
 	site
 	Service, MinDuration string
+	Attribute            string // NAME=VALUE, of a span or of what produced it
 	ErrorsOnly, Paused   bool
 	Bad                  string // what is wrong with the filter
 	Services             []string
@@ -105,6 +106,7 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 		site:        s,
 		Service:     query.Get("service"),
 		MinDuration: strings.TrimSpace(query.Get("min")),
+		Attribute:   strings.TrimSpace(query.Get("attribute")),
 		ErrorsOnly:  query.Has("errors"),
 		Paused:      query.Has("paused"),
 		Spans:       s.store.Spans(),
@@ -132,7 +134,7 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 		services := t.Services()
 		page.Services = append(page.Services, services...)
 		if (page.Service == "" || slices.Contains(services, page.Service)) &&
-			(!page.ErrorsOnly || t.Failed()) && t.Duration() >= least && page.Bad == "" {
+			(page.Attribute == "" || hasAttribute(t, page.Attribute)) && (!page.ErrorsOnly || t.Failed()) && t.Duration() >= least && page.Bad == "" {
 			matching = append(matching, t)
 		}
 	}
@@ -159,6 +161,15 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 		page.Traces[i].Share = percent(float64(page.Traces[i].Duration()) / float64(longest))
 	}
 	renderPage(w, status, "list.html", page)
+}
+
+// hasAttribute reports whether any span of a trace, or what produced the span, has an attribute, NAME=VALUE.
+func hasAttribute(t *trace.Trace, attribute string) bool {
+	key, value, _ := strings.Cut(attribute, "=")
+	want := trace.Attribute{Key: key, Value: value}
+	return slices.ContainsFunc(t.Spans, func(s *trace.Span) bool {
+		return slices.Contains(s.Attributes, want) || slices.Contains(s.Resource, want)
+	})
 }
 
 // tracePage is what trace.html shows.

@@ -75,15 +75,18 @@ func TestListShowsTheNewestFirstAndFilters(t *testing.T) {
 	row := regexp.MustCompile(`href="/(?:zipkin/traces|trace)/[0-9a-f]{31}([0-9])"`)
 	for name, site := range sites(t) {
 		for query, want := range map[string]string{
-			"":                             "87654321",
-			"?service=worker":              "65432",
-			"?service=nobody":              "",
-			"?errors=1":                    "87",
-			"?min=100ms":                   "65432",
-			"?min=+100ms+&errors=1":        "",
-			"?service=client&min=25ms":     "654321",
-			"?service=client&errors=1":     "7",
-			"?service=%3Cscript%3E&errors": "",
+			"":                              "87654321",
+			"?service=worker":               "65432",
+			"?service=nobody":               "",
+			"?errors=1":                     "87",
+			"?attribute=user.name%3Ddonuts": "65432",
+			"?attribute=service.name%3Dworker&errors=1": "",
+			"?attribute=user.name":                      "",
+			"?min=100ms":                                "65432",
+			"?min=+100ms+&errors=1":                     "",
+			"?service=client&min=25ms":                  "654321",
+			"?service=client&errors=1":                  "7",
+			"?service=%3Cscript%3E&errors":              "",
 		} {
 			got := ""
 			for _, found := range row.FindAllStringSubmatch(page(t, site, site.home+query, 200), -1) {
@@ -171,7 +174,7 @@ func TestWhatSpansSayIsText(t *testing.T) {
 func TestATraceThatIsNotWhole(t *testing.T) {
 	b := New()
 	b.jaeger.Add(tracetest.Traces(tracetest.Request(2, 1)[:5]))
-	if body := page(t, b.JaegerHandler(), "/trace/"+tracetest.TraceID(2).String(), 200); !strings.Contains(body, "the consumer of server &#34;publish work&#34; is missing") {
+	if body := page(t, b.JaegerHandler(), "/trace/"+tracetest.TraceID(2).String(), 200); !strings.Contains(body, "is incomplete: missing the consumer of server &#34;publish work&#34;.") {
 		t.Error(body)
 	}
 }
