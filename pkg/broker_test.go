@@ -114,7 +114,7 @@ func attributeOf(span sdktrace.ReadOnlySpan, key string) string {
 func captureLog(t *testing.T) *lockedBuffer {
 	t.Helper()
 	log, before := &lockedBuffer{}, slog.Default()
-	slog.SetDefault(slog.New(traceHandler{Handler: slog.NewTextHandler(log, nil)}))
+	slog.SetDefault(slog.New(newTraceHandler(slog.NewTextHandler(log, nil))))
 	t.Cleanup(func() { slog.SetDefault(before) })
 	return log
 }

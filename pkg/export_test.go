@@ -312,7 +312,7 @@ func TestFailedAttemptsAreReported(t *testing.T) {
 		lines = append(lines, err.Error())
 	}))
 	t.Setenv("OTEL_BSP_EXPORT_TIMEOUT", "8000") // so that the test ends then
-	wants := map[string]string{} // the cause, by the endpoint that is named
+	wants := map[string]string{}                // the cause, by the endpoint that is named
 	for _, test := range []struct{ protocol, endpoint, want string }{
 		{"grpc", "http://" + nobody.Addr().String(), "connection refused"},
 		{"grpc", "http://" + plain.http, "want gRPC's port, often 4317, not 4318"},

@@ -31,7 +31,7 @@ import (
 // Main runs a program. The first SIGINT or SIGTERM cancels run's context; a second one kills the program. The exit
 // status is 0 if run returns nil, 130 or 143 if it returns the signal as its error (as in a shell), and 1 otherwise.
 func Main(run func(ctx context.Context) error) {
-	slog.SetDefault(slog.New(traceHandler{Handler: slog.NewTextHandler(os.Stderr, nil)}))
+	slog.SetDefault(slog.New(newTraceHandler(slog.NewTextHandler(os.Stderr, nil))))
 	logging.Disable() // go-redis's own log: it returns each of these errors too
 
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -59,11 +59,15 @@ type interrupted struct{ os.Signal }
 func (i interrupted) Error() string { return "interrupted: " + i.String() }
 
 // traceHandler adds the ids of the span in the context to each log line, so that you can go from the line to its trace.
-// Log with slog.InfoContext and its like: slog.Info passes no context. Groups and attributes are kept in with, and are
-// added after the ids, which so stay outside of any group.
+// Log with slog.InfoContext and its like: slog.Info passes no context. The logger's groups and attributes are added by
+// with, after the ids, so the ids are never inside a group.
 type traceHandler struct {
 	slog.Handler
-	with []func(slog.Handler) slog.Handler
+	with func(slog.Handler) slog.Handler
+}
+
+func newTraceHandler(handler slog.Handler) slog.Handler {
+	return traceHandler{handler, func(next slog.Handler) slog.Handler { return next }}
 }
 
 func (h traceHandler) Handle(ctx context.Context, record slog.Record) error {
@@ -72,22 +76,15 @@ func (h traceHandler) Handle(ctx context.Context, record slog.Record) error {
 		ids := []slog.Attr{slog.Any("trace_id", span.TraceID()), slog.Any("span_id", span.SpanID())}
 		handler = handler.WithAttrs(ids)
 	}
-	for _, with := range h.with {
-		handler = with(handler)
-	}
-	return handler.Handle(ctx, record)
+	return h.with(handler).Handle(ctx, record)
 }
 
 func (h traceHandler) WithAttrs(attributes []slog.Attr) slog.Handler {
-	return h.add(func(next slog.Handler) slog.Handler { return next.WithAttrs(attributes) })
+	return traceHandler{h.Handler, func(next slog.Handler) slog.Handler { return h.with(next).WithAttrs(attributes) }}
 }
 
 func (h traceHandler) WithGroup(name string) slog.Handler {
-	return h.add(func(next slog.Handler) slog.Handler { return next.WithGroup(name) })
-}
-
-func (h traceHandler) add(with func(slog.Handler) slog.Handler) slog.Handler {
-	return traceHandler{h.Handler, append(slices.Clip(h.with), with)}
+	return traceHandler{h.Handler, func(next slog.Handler) slog.Handler { return h.with(next).WithGroup(name) }}
 }
 
 // Env reads environment variables. An empty one has its default. The first invalid value is kept in Err, so that a
@@ -149,14 +146,11 @@ func (e *Env) OneOf(name string, values ...string) string {
 
 // Redis reads a URL in the form of [redis.ParseURL].
 func (e *Env) Redis(name, byDefault string) *redis.Options {
-	want := "a URL such as " + byDefault
-	if strings.Contains(os.Getenv(name), "@") {
-		want += ", with # as %23, / as %2F and % as %25 in the user and the password"
-	}
-	return read(e, name, byDefault, want, func(value string) (*redis.Options, error) {
+	const encoded = ", with # as %23, / as %2F and % as %25 in the user and the password"
+	return read(e, name, byDefault, "a URL such as "+byDefault+encoded, func(value string) (*redis.Options, error) {
 		options, err := redis.ParseURL(value)
 		if err == nil && strings.Contains(value, "@") && options.Username+options.Password == "" {
-			err = errInvalid // a # or a ? ended the address
+			err = errInvalid // a # ended the address
 		}
 		return options, err
 	})
@@ -261,7 +255,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, wor
 // no spans: those of health checks would bury the traces that matter.
 func WaitForServer(ctx context.Context, address *url.URL) error {
 	check := address.ResolveReference(&url.URL{Path: "healthz"})
-	_, err := backoff.Retry(ctx, func() (any, error) { return nil, CheckHealth(ctx, check.String()) },
+	_, err := backoff.Retry(ctx, func() (any, error) { return nil, CheckHealth(check.String()) },
 		backoff.WithBackOff(Backoff()), backoff.WithMaxElapsedTime(time.Minute))
 	if err != nil {
 		return fmt.Errorf("wait for the server at %s: %w", check.Redacted(), err)
@@ -271,14 +265,9 @@ func WaitForServer(ctx context.Context, address *url.URL) error {
 
 // CheckHealth returns nil if the health check at address responds 200 within 2 s. (The server's image has no shell or
 // curl to do it.)
-func CheckHealth(ctx context.Context, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
+func CheckHealth(address string) error {
+	client := &http.Client{Timeout: 2 * time.Second}
+	response, err := client.Get(address)
 	if err != nil {
 		return err
 	}

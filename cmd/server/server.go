@@ -41,7 +41,7 @@ func run(ctx context.Context) error {
 	healthcheck := flag.Bool("healthcheck", false, "check the health of the server on LISTEN_ADDR, and exit 0 or 1")
 	flag.Parse()
 	if *healthcheck {
-		return pkg.CheckHealth(ctx, "http://"+address+"/healthz")
+		return pkg.CheckHealth("http://" + address + "/healthz")
 	}
 
 	listener, err := net.Listen("tcp", address)
