@@ -49,18 +49,23 @@ func newProcessor(ctx context.Context) (sdktrace.SpanProcessor, error) {
 		unless("OTEL_BSP_SCHEDULE_DELAY", sdktrace.WithBatchTimeout(time.Second)),
 		unless("OTEL_BSP_EXPORT_TIMEOUT", sdktrace.WithExportTimeout(outage)),
 		unless("OTEL_BSP_MAX_QUEUE_SIZE", sdktrace.WithMaxQueueSize(8192)))
+	var exporter sdktrace.SpanExporter
+	var err error
 	switch name := strings.ToLower(os.Getenv("OTEL_TRACES_EXPORTER")); name {
 	case "none":
 		return sdktrace.NewBatchSpanProcessor(nil), nil
 	case "console":
-		exporter, err := stdouttrace.New()
-		return newBatcher(exporter, options...), err
-	case "", "otlp":
+		exporter, err = stdouttrace.New()
 	default:
-		otel.Handle(fmt.Errorf("OTEL_TRACES_EXPORTER=%q isn't read: want otlp, console or none", name))
+		if name != "" && name != "otlp" {
+			otel.Handle(fmt.Errorf("OTEL_TRACES_EXPORTER=%q isn't read: want otlp, console or none", name))
+		}
+		exporter, err = otlptrace.New(ctx, newClient())
 	}
-	exporter, err := otlptrace.New(ctx, newClient())
-	return newBatcher(exporter, options...), err
+	if err != nil {
+		return nil, err
+	}
+	return newBatcher(exporter, options...), nil
 }
 
 // unless returns option, or nothing if the environment variable is set.
