@@ -133,7 +133,9 @@ func repair(message protoreflect.Message) {
 		case field.Kind() == protoreflect.StringKind && !field.IsList():
 			text := strings.ToValidUTF8(value.String(), "\uFFFD")
 			text = strings.ToValidUTF8(text[:min(len(text), maxText)], "") // without half a character at the end
-			message.Set(field, protoreflect.ValueOfString(text))
+			if text != value.String() {
+				message.Set(field, protoreflect.ValueOfString(text))
+			}
 		case field.Message() != nil && field.IsList():
 			for i := range value.List().Len() {
 				repair(value.List().Get(i).Message())
