@@ -120,18 +120,6 @@ func TestClientStopsInOrder(t *testing.T) {
 	t.Logf("measured: SIGTERM to the client after %d requests: exit %d after %v, all spans arrived", len(ids), status, took)
 }
 
-// tracesNamed returns the ids of the traces whose first span has this name.
-func tracesNamed(d *stack.Demo, name string) (ids []string) {
-	for _, trace := range d.Jaeger().Traces() {
-		for _, span := range trace.Spans {
-			if span.ParentID == "" && span.Name == name {
-				ids = append(ids, trace.ID)
-			}
-		}
-	}
-	return ids
-}
-
 // Stop is what the runner does on Ctrl+C.
 func TestTheWholeStackStopsInOrder(t *testing.T) {
 	t.Parallel()
