@@ -1,6 +1,6 @@
 # One file for the three programs: `docker build --build-arg CMD=server --build-arg VERSION=1.2.3 .`
 
-FROM golang:1.26 AS build
+FROM docker.io/library/golang:1.26 AS build
 WORKDIR /src
 # The modules change less often than the code, so they have their own layer.
 COPY go.mod go.sum ./

@@ -128,6 +128,30 @@ service: {telemetry: {metrics: {readers: [{pull: {exporter: {prometheus: {host: 
 	}
 }
 
+func TestAnImageIsKnownFromAnyRegistry(t *testing.T) {
+	for image, want := range map[string]Kind{
+		"redis:8.10-alpine":                   Redis,
+		"docker.io/library/redis:8.10-alpine": Redis,
+		"host:5000/redis":                     Redis,
+		"host:5000/library/redis@sha256:" + strings.Repeat("0", 64): Redis,
+		"quay.io/jaegertracing/jaeger:2.20.0":                       Jaeger,
+		"localhost:5000/otel/opentelemetry-collector:0.165.0":       Collector,
+		"host:5000/myredis": "",
+	} {
+		service := types.ServiceConfig{Name: "it"}
+		service.Image = image
+		kind, err := KindOf(service)
+		if kind != want || (err == nil) != (want != "") {
+			t.Errorf("%s: got %s, %v; want %s", image, kind, err, want)
+		}
+		if kind == Collector {
+			if err := checkCollector(service); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // services returns programs with these names.
 func services(names ...string) types.Services {
 	all := types.Services{}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/distribution/reference"
 
 	"otel-demo/local/trace"
 )
@@ -41,7 +42,7 @@ const collectorVersion = "0.165.0"
 // kinds gives for each kind the images that it stands in for, the settings that it supports (a setting covers all below
 // it), its ports if it runs in the runner, and a check for the values that it refuses. Package stack runs it.
 var kinds = map[Kind]struct {
-	images   []string // names without the tag
+	images   []string // names without registry and tag
 	settings []string
 	ports    []int
 	check    func(types.ServiceConfig) error // its errors begin with the setting
@@ -105,11 +106,22 @@ func KindOf(service types.ServiceConfig) (Kind, error) {
 		service.Name, service.Image, strings.Join(all, ", "))
 }
 
-// ImageName returns the name of a service's image, without tag or digest.
+// ImageName returns the name of a service's image, without registry, tag or digest: `redis` for
+// docker.io/library/redis:8.10-alpine, and for host:5000/redis, which is a copy.
 func ImageName(service types.ServiceConfig) string {
-	name, _, _ := strings.Cut(service.Image, "@")
-	name, _, _ = strings.Cut(name, ":")
+	name, _ := imageOf(service)
 	return name
+}
+
+func imageOf(service types.ServiceConfig) (name, tag string) {
+	image, err := reference.ParseNormalizedNamed(service.Image)
+	if err != nil {
+		return "", ""
+	}
+	if tagged, ok := image.(reference.Tagged); ok {
+		tag = tagged.Tag()
+	}
+	return strings.TrimPrefix(reference.Path(image), "library/"), tag
 }
 
 // ignored are the settings that only confine or place a container. A process on your machine has no use for them.
@@ -251,7 +263,7 @@ func checkProgram(service types.ServiceConfig) error {
 }
 
 func checkCollector(service types.ServiceConfig) error {
-	if _, tag, _ := strings.Cut(service.Image, ":"); tag != collectorVersion {
+	if _, tag := imageOf(service); tag != collectorVersion {
 		return fmt.Errorf("image: %s: the runner's collector is %s; keep local/go.mod and the image in sync",
 			service.Image, collectorVersion)
 	}
