@@ -1,10 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -16,19 +17,51 @@ import (
 // console writes what you see: the services' lines, each after its service's name, on standard error, and the traces on
 // standard output.
 type console struct {
-	stdout, stderr *os.File
+	stdout, stderr output
+	stop           func(error) // stops the run
+	once           sync.Once
+	err            error // of the first write that failed
 
 	mu     sync.Mutex
 	colors map[string]int // by service, in order of appearance
 	width  int            // of the longest name so far
 }
 
-func newConsole() *console {
-	return &console{stdout: os.Stdout, stderr: os.Stderr, colors: map[string]int{}, width: len("otel-collector")}
+// output is standard output or standard error.
+type output struct {
+	file            *os.File
+	failed          func(error)
+	terminal, color bool // color: it is a terminal, and the user wants colors (https://no-color.org)
 }
 
-// inColor reports whether a file is a terminal whose user wants colors: https://no-color.org.
-func inColor(f *os.File) bool { return os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd())) }
+func newConsole(stop func(error)) *console {
+	c := &console{stop: stop, colors: map[string]int{}, width: len("otel-collector")}
+	for file, out := range map[*os.File]*output{os.Stdout: &c.stdout, os.Stderr: &c.stderr} {
+		terminal := term.IsTerminal(int(file.Fd())) && understandsEscapes(file)
+		*out = output{file, c.failed, terminal, terminal && os.Getenv("NO_COLOR") == ""}
+	}
+	return c
+}
+
+// Write stops the run if it fails: without its output, the run is of no use.
+func (o output) Write(b []byte) (int, error) {
+	n, err := o.file.Write(b)
+	if err != nil {
+		o.failed(err)
+	}
+	return n, err
+}
+
+// failed stops the run for the first write that fails. A pipe without a reader, as in `... | head`, counts as a signal.
+func (c *console) failed(err error) {
+	c.once.Do(func() {
+		if errors.Is(err, syscall.EPIPE) {
+			err = interrupted{syscall.SIGPIPE}
+		}
+		c.err = err
+		c.stop(err)
+	})
+}
 
 // line writes a service's line. The runner's own lines have no name before them.
 func (c *console) line(service, line string) {
@@ -40,7 +73,7 @@ func (c *console) line(service, line string) {
 	}
 	c.width = max(c.width, len(service))
 	prefix := fmt.Sprintf("%-*s |", c.width, service)
-	if inColor(c.stderr) {
+	if c.stderr.color {
 		if _, ok := c.colors[service]; !ok {
 			c.colors[service] = 32 + len(c.colors)%5 // green to cyan; red is for errors
 		}
@@ -53,14 +86,12 @@ func (c *console) line(service, line string) {
 func (c *console) trace(t *trace.Trace, note string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	width, _, err := term.GetSize(int(c.stdout.Fd()))
+	width, _, err := term.GetSize(int(c.stdout.file.Fd()))
 	if err != nil {
 		width = 0 // not a terminal: use the default
 	}
 	fmt.Fprintln(c.stdout)
-	if err := trace.WriteTree(c.stdout, t, trace.TreeOptions{Width: width, Color: inColor(c.stdout)}); err != nil {
-		fmt.Fprintln(c.stderr, "cannot write a trace:", err)
-	}
+	_ = trace.WriteTree(c.stdout, t, trace.TreeOptions{Width: width, Color: c.stdout.color}) // c.stdout handles the error
 	if note != "" {
 		fmt.Fprintln(c.stdout, note)
 	}
@@ -71,7 +102,7 @@ func (c *console) trace(t *trace.Trace, note string) {
 func (c *console) progressLine() func(string) {
 	calls := 0
 	return func(text string) {
-		if calls++; term.IsTerminal(int(c.stderr.Fd())) {
+		if calls++; c.stderr.terminal {
 			fmt.Fprintf(c.stderr, "\r\x1b[K%s", text)
 		} else if calls%10 == 0 {
 			c.line("", text)
@@ -82,7 +113,7 @@ func (c *console) progressLine() func(string) {
 func (c *console) text(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, _ = io.WriteString(c.stdout, text) // there is nowhere to report an error
+	fmt.Fprint(c.stdout, text)
 }
 
 // watch writes each of a store's traces when it is complete, until stop is closed. An incomplete trace is written, with

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -165,15 +166,15 @@ func run(args []string) error {
 	}
 	f, err := parseFlags(root, args)
 	if errors.Is(err, flag.ErrHelp) {
-		fmt.Print(usage)
-		return nil
+		_, err := fmt.Print(usage)
+		return err
 	}
 	if err != nil {
 		return err
 	}
 
-	ctx, kill := signalContext()
-	console := newConsole()
+	ctx, stop, kill := signalContext()
+	console := newConsole(stop)
 	options := stack.Options{Root: root, Files: f.files, RedisURL: os.Getenv("REDIS_URL"), Line: console.line, Kill: kill}
 	switch {
 	case f.collector:
@@ -205,7 +206,7 @@ func run(args []string) error {
 	if f.shape && len(backends) > 0 {
 		console.text(trace.Shape(backends[0].Traces()))
 	}
-	return err
+	return cmp.Or(err, console.err)
 }
 
 // printHops implements -hops.
@@ -240,18 +241,24 @@ func runLoad(ctx context.Context, f flags, options stack.Options, c *console) er
 		})
 }
 
-// signalContext returns a context that SIGINT or SIGTERM cancels, with the signal as its cause, and a channel that a
-// second signal closes: pressing Ctrl+C again means that you don't want to wait.
-func signalContext() (context.Context, <-chan struct{}) {
+// signalContext returns a context that SIGINT, SIGTERM or SIGHUP cancels, with the signal as its cause, the function that
+// cancels it for another cause, and a channel that a second signal closes: pressing Ctrl+C again means that you don't
+// want to wait.
+func signalContext() (context.Context, context.CancelCauseFunc, <-chan struct{}) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals, kill := make(chan os.Signal, 2), make(chan struct{})
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	signal.Ignore(syscall.SIGPIPE) // writing to a closed pipe fails instead, and the console cancels ctx
 	go func() {
 		cancel(interrupted{(<-signals).(syscall.Signal)})
-		<-signals
+		for <-signals == syscall.SIGHUP { // a closed terminal may send it twice: the system, and then the shell
+		}
 		close(kill)
 	}()
-	return ctx, kill
+	return ctx, cancel, kill
 }
 
 // untilDone waits until the demo should stop. It returns nil when -once has what it waits for.

@@ -144,12 +144,21 @@ type runner struct {
 // startRunner starts the runner on free ports, with its own temporary folder.
 func startRunner(t *testing.T, args ...string) *runner {
 	t.Helper()
+	return startRunnerTo(t, nil, args...)
+}
+
+// startRunnerTo starts the runner with its standard output going to a file, or to r.stdout.
+func startRunnerTo(t *testing.T, stdout *os.File, args ...string) *runner {
+	t.Helper()
 	file, ports := freePorts(t)
 	r := &runner{t: t, temp: t.TempDir(), ports: ports}
 	r.Cmd = exec.Command(binary(t, "local"), append([]string{"-f", file}, args...)...)
 	r.Cmd.Env = append(os.Environ(), "TMPDIR="+r.temp, "TMP="+r.temp, "OTEL_SERVICE_NAME=not-for-them", "GOCACHE="+goCache(t))
 	r.Cmd.Dir = projectRoot(t)
 	r.Cmd.Stdout, r.Cmd.Stderr = &r.stdout, &r.stderr
+	if stdout != nil {
+		r.Cmd.Stdout = stdout
+	}
 	r.Cmd.WaitDelay = time.Second
 	if err := r.Start(); err != nil {
 		t.Fatal(err)
@@ -374,7 +383,7 @@ func TestSignalsStopAllInOrder(t *testing.T) {
 	for _, test := range []struct {
 		signal syscall.Signal
 		status int
-	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}} {
+	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}, {syscall.SIGHUP, 129}} {
 		t.Run(test.signal.String(), func(t *testing.T) {
 			t.Parallel()
 			// Plenty of requests, so that the signal comes in the middle.

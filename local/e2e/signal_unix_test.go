@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,6 +47,40 @@ func TestASecondSignalKillsAll(t *testing.T) {
 			}
 			if took := time.Since(start); took > 5*time.Second {
 				t.Errorf("it took %v after the second signal", took)
+			}
+		})
+	}
+}
+
+// A run that can't write its traces stops in order, and one line says why.
+func TestLostOutputStopsTheRun(t *testing.T) {
+	t.Parallel()
+	reader, pipe, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader.Close() // as `head` does when it has enough
+	defer pipe.Close()
+	for _, test := range []struct {
+		stdout string
+		args   []string
+		status int
+		says   string
+	}{
+		{"/dev/full", []string{"-once", "-shape"}, 1, "\nwrite /dev/stdout: no space left on device\n"},
+		{"a closed pipe", nil, 141, "\nstopped by a signal: broken pipe\n"},
+	} {
+		t.Run(test.stdout, func(t *testing.T) {
+			stdout := pipe
+			if strings.HasPrefix(test.stdout, "/") {
+				if stdout, err = os.OpenFile(test.stdout, os.O_WRONLY, 0); err != nil {
+					t.Skip(err) // only Linux has it
+				}
+				defer stdout.Close()
+			}
+			r := startRunnerTo(t, stdout, test.args...)
+			if status := r.status(); status != test.status || !strings.HasSuffix(r.stderr.String(), test.says) {
+				t.Errorf("exit status %d, want %d and the last line %q", status, test.status, test.says)
 			}
 		})
 	}

@@ -1,7 +1,9 @@
 package stack
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,8 +13,20 @@ import (
 )
 
 // Binaries returns the folder that keeps built programs and collectors, so that the next run doesn't link them again.
-// `go build` notices a stale one.
-func Binaries(root string) string { return filepath.Join(root, "local", "bin") }
+// `go build` notices a stale one. A clone that can't be written to has its folder in the user's cache.
+func Binaries(root string) string {
+	dir := filepath.Join(root, "local", "bin")
+	if err := os.MkdirAll(dir, 0o755); err == nil {
+		if probe, err := os.MkdirTemp(dir, "probe-"); err == nil {
+			_ = os.Remove(probe) // if it stays, it is empty
+			return dir
+		}
+	}
+	if cache, err := os.UserCacheDir(); err == nil {
+		return filepath.Join(cache, "otel-demo", fmt.Sprintf("%x", sha256.Sum256([]byte(root)))[:16])
+	}
+	return dir
+}
 
 // binary returns the path of a program or a collector.
 func (d *Demo) binary(name string) string {
@@ -67,10 +81,18 @@ func Build(ctx context.Context, module, dir string, flagsAndPackages ...string) 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	args := []string{"-C", module, "build", "-ldflags", "-s -w", "-o", dir + string(filepath.Separator)}
-	cmd := exec.CommandContext(ctx, "go", append(args, flagsAndPackages...)...)
-	confine(cmd)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	run := func(flags ...string) ([]byte, error) {
+		args := append([]string{"-C", module, "build", "-ldflags", "-s -w", "-o", dir + string(filepath.Separator)}, flags...)
+		cmd := exec.CommandContext(ctx, "go", append(args, flagsAndPackages...)...)
+		confine(cmd)
+		return cmd.CombinedOutput()
+	}
+	out, err := run()
+	// Go can't find out the clone's commit if, for example, the clone belongs to another user. Then service.version is (devel).
+	if err != nil && bytes.Contains(out, []byte("-buildvcs=false")) {
+		out, err = run("-buildvcs=false")
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -108,6 +108,46 @@ func TestMountedFilesOfOneNameAreKeptApart(t *testing.T) {
 	}
 }
 
+// Go fails to read the commit of a clone that belongs to another user. Here, the repository is broken.
+func TestProgramsAreBuiltWhenTheCommitCannotBeRead(t *testing.T) {
+	module, dir := t.TempDir(), t.TempDir()
+	t.Setenv("GOENV", "off") // which may have -buildvcs=false
+	t.Setenv("GOFLAGS", "")
+	for name, content := range map[string]string{"go.mod": "module one\n", "one.go": "package main\n\nfunc main() {}\n"} {
+		if err := os.WriteFile(filepath.Join(module, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(module, ".git"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := Build(t.Context(), module, dir, "."); err != nil {
+		t.Error(err)
+	}
+	if built, err := os.ReadDir(dir); err != nil || len(built) != 1 {
+		t.Errorf("built %v, %v", built, err)
+	}
+}
+
+func TestAReadOnlyCloneHasItsProgramsInTheCache(t *testing.T) {
+	root, cache := t.TempDir(), t.TempDir()
+	for _, name := range []string{"XDG_CACHE_HOME", "HOME", "LocalAppData"} { // on Linux, macOS and Windows
+		t.Setenv(name, cache)
+	}
+	if dir := Binaries(root); dir != filepath.Join(root, "local", "bin") {
+		t.Errorf("a clone that can be written to has its programs in %s", dir)
+	}
+	root = t.TempDir()
+	// A file in the folder's place stops root too.
+	if err := os.WriteFile(filepath.Join(root, "local"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := Binaries(root)
+	if !strings.HasPrefix(dir, cache) || dir != Binaries(root) {
+		t.Errorf("the programs are in %s", dir)
+	}
+}
+
 // A service that is left out, such as Prometheus where there is none, is not announced with its address.
 func TestPlacesAreOfWhatRuns(t *testing.T) {
 	config := types.ServiceConfig{Name: "prometheus"}
