@@ -10,7 +10,7 @@ COPY . .
 ARG VERSION=dev
 # This builds all three, and CMD is only used below, so that the stage is the same for all and runs once.
 # grpcnotrace leaves out gRPC's own debug pages, a third of the binary.
-RUN CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags "-s -w -X otel-demo/pkg.version=${VERSION}" -o /out/ ./cmd/...
+RUN CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags "-s -w -X 'otel-demo/pkg.version=${VERSION}'" -o /out/ ./cmd/...
 
 # No shell, no package manager, no root.
 FROM gcr.io/distroless/static-debian13:nonroot

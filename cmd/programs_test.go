@@ -30,7 +30,7 @@ import (
 
 var programs string // the folder with the three programs
 
-const version = "1.2.3-test" // as the Dockerfile sets it
+const version = "12 (bookworm)" // as in the shell of someone who has sourced /etc/os-release
 
 func TestMain(m *testing.M) {
 	folder, err := filepath.Abs(filepath.Join("..", "out", "test")) // kept, so that the next run links only what has changed
@@ -41,8 +41,13 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	programs = folder
-	build := exec.Command("go", "build", "-tags", "grpcnotrace", "-ldflags", "-s -w -X otel-demo/pkg.version="+version,
-		"-o", folder+string(filepath.Separator), "./client", "./server", "./worker")
+	dockerfile, err := os.ReadFile(filepath.Join("..", "Dockerfile"))
+	if err != nil {
+		panic(err)
+	}
+	flags := regexp.MustCompile(`-ldflags "(.*?)"`).FindSubmatch(dockerfile)[1]
+	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "grpcnotrace",
+		"-ldflags", strings.ReplaceAll(string(flags), "${VERSION}", version), "-o", folder+string(filepath.Separator), "./client", "./server", "./worker")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		panic(err)
