@@ -44,17 +44,24 @@ func breaches(service types.ServiceConfig, dockerfile string) map[string]string 
 	check(service.ReadOnly, "read-only root", "")
 	for _, v := range service.Volumes {
 		check(v.Type != types.VolumeTypeBind || v.ReadOnly, "read-only root", v.Source)
+		check(v.Type != types.VolumeTypeBind || v.Bind != nil && v.Bind.SELinux == "z", "readable under SELinux", v.Source)
 		check(!strings.Contains(v.Source, "docker.sock"), "no engine", v.Source)
 	}
 	check(service.MemLimit > 0 || service.Deploy != nil && service.Deploy.Resources.Limits != nil && service.Deploy.Resources.Limits.MemoryBytes > 0,
 		"memory limit", "")
 
-	// A client makes its requests and exits; a service whose command is `true` exits at once.
-	ends := service.Build != nil && *service.Build.Args["CMD"] == "client" || slices.Equal(service.Command, []string{"true"})
+	// A client makes its requests and exits; a service that only prepares or checks something exits at once.
+	kind, _ := KindOf(service) // an unknown one is refused elsewhere
+	ends := service.Build != nil && *service.Build.Args["CMD"] == "client" || kind == Nothing
 	check(ends == (service.Restart == ""), "restarts if it dies", service.Restart)
 
 	if service.Build == nil {
 		check(hasVersion(service.Image), "an image of one version", service.Image)
+		check(strings.HasPrefix(service.Image, "docker.io/"), "an image of a named registry", service.Image)
+	}
+	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"} {
+		value, set := service.Environment[name]
+		check(kind == Prometheus || kind == Nothing || set && (value == nil || *value == ""), "no proxy", name)
 	}
 	for name, value := range service.Environment {
 		if value == nil {

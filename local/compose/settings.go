@@ -27,7 +27,7 @@ const (
 	Jaeger     Kind = "jaeger"     // the viewer in the runner
 	Zipkin     Kind = "zipkin"     // the other side of the same viewer
 	Prometheus Kind = "prometheus" // the program of that name on the PATH, if there is one
-	Nothing    Kind = "nothing"    // `command: ["true"]`, which exits immediately: it only mounts a volume
+	Nothing    Kind = "nothing"    // `command: ["true"]` or a shell's: it only prepares or checks what containers need
 )
 
 // The collectors' images. For each, the runner builds the folder in local/ with the same components.
@@ -79,7 +79,7 @@ var kinds = map[Kind]struct {
 		images:   []string{"prom/prometheus"},
 		settings: []string{"image", "command", "ports", "volumes", "tmpfs"},
 	},
-	Nothing: {settings: []string{"image", "command", "volumes"}},
+	Nothing: {settings: []string{"image", "command", "volumes"}, check: checkNothing},
 }
 
 // KindOf returns a service's kind, or an error that names the service and its image.
@@ -87,7 +87,7 @@ func KindOf(service types.ServiceConfig) (Kind, error) {
 	if service.Build != nil {
 		return Program, nil
 	}
-	if slices.Equal(service.Command, []string{"true"}) {
+	if slices.Equal(service.Command, []string{"true"}) || len(service.Command) > 0 && service.Command[0] == "sh" {
 		return Nothing, nil
 	}
 	if ImageName(service) == "redis" && len(service.Command) > 0 && service.Command[0] == "redis-cli" {
@@ -129,6 +129,7 @@ var ignored = []string{
 	"blkio_config", "cap_drop", "cpus", "cpu_count", "cpu_percent", "cpu_period", "cpu_quota", "cpu_rt_period",
 	"cpu_rt_runtime", "cpu_shares", "cpuset", "deploy.resources", "expose", "init", "logging", "mem_limit",
 	"mem_reservation", "mem_swappiness", "memswap_limit", "pids_limit", "read_only", "security_opt", "ulimits", "user",
+	"environment.HTTP_PROXY", "environment.http_proxy", "environment.HTTPS_PROXY", "environment.https_proxy",
 	"restart",          // the runner stops instead, and names what exited
 	"networks.default", // every service of a file is in it
 }
@@ -266,6 +267,16 @@ func checkCollector(service types.ServiceConfig) error {
 	if _, tag := imageOf(service); tag != collectorVersion {
 		return fmt.Errorf("image: %s: the runner's collector is %s; keep local/go.mod and the image in sync",
 			service.Image, collectorVersion)
+	}
+	return nil
+}
+
+// checkNothing refuses a shell that could change something: the runner doesn't run it.
+func checkNothing(service types.ServiceConfig) error {
+	for _, volume := range service.Volumes {
+		if service.Command[0] == "sh" && !volume.ReadOnly {
+			return fmt.Errorf("command: %q: the runner runs no shell, so mount %s read-only", service.Command, volume.Target)
+		}
 	}
 	return nil
 }

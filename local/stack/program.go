@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -104,9 +105,12 @@ func (d *Demo) environment(s *service, instance int) ([]string, error) {
 		if s.Environment[name] == nil {
 			continue
 		}
-		value, err := d.addresses.InText(s.Name, instance, *s.Environment[name])
-		if err != nil {
-			return nil, fmt.Errorf("environment.%s: %w", name, err)
+		value := *s.Environment[name]
+		if !strings.HasSuffix(name, "_PROXY") { // which is outside the demo
+			var err error
+			if value, err = d.addresses.InText(s.Name, instance, value); err != nil {
+				return nil, fmt.Errorf("environment.%s: %w", name, err)
+			}
 		}
 		env = append(env, name+"="+value)
 	}
