@@ -393,7 +393,7 @@ func checkAllowed(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 }
 
 func checkNothingIsLost(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
-	return agentOutage{
+	ids := agentOutage{
 		server:        address(t, d, "server", 8080),
 		stopCollector: func() error { return d.StopService("otel-collector") },
 		killAgent:     func() error { return d.Kill("otel-agent") },
@@ -403,6 +403,43 @@ func checkNothingIsLost(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
 		log:    log.String,
 		traces: func() ([]*trace.Trace, error) { return d.Jaeger().Traces(), nil },
 	}.losesNothing(t)
+	return append(ids, startsWithADamagedQueue(t, d, log))
+}
+
+// startsWithADamagedQueue gives every page of the queue's file a type that it can't have, and returns the id of a trace
+// that passes the agent afterwards.
+func startsWithADamagedQueue(t *testing.T, d *stack.Demo, log *safeBuffer) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(d.Dir(), "volumes", "*", "exporter_*"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the queue's files are %v, %v", files, err)
+	}
+	if err := d.StopService("otel-agent"); err != nil {
+		t.Fatal(err)
+	}
+	queue, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	const flags, freelist = 8, 0x10 // bbolt's header of a page, after two pages that describe the file
+	for page := 2 * os.Getpagesize(); page < len(queue); page += os.Getpagesize() {
+		queue[page+flags] = freelist
+	}
+	if err := errors.Join(os.WriteFile(files[0], queue, 0o600), d.StartService(t.Context(), "otel-agent")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadFile(files[0]); err != nil || !strings.Contains(log.String(), "Database corruption detected") {
+		t.Errorf("the agent didn't start with a new queue: %v", err)
+	}
+	id, err := ask(address(t, d, "server", 8080), http.Header{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a trace that passes the agent", func() bool {
+		trace := d.Jaeger().Trace(id)
+		return trace != nil && len(trace.Spans) == 5
+	})
+	return id
 }
 
 // agentOutage is how to cause one, in the runner or on a real engine.
