@@ -3,12 +3,14 @@ package pkg
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
 	"go.opentelemetry.io/contrib/propagators/autoprop"
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -44,4 +46,46 @@ func FuzzExtract(f *testing.F) {
 			}
 		}
 	})
+}
+
+// These headers are valid, and the propagators of OTEL_PROPAGATORS don't read all of them. recipes/b3 and
+// recipes/old-formats say so: when a library changes, these pages must too.
+func TestHeadersThatThePropagatorsDoNotRead(t *testing.T) {
+	const traceID, spanID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+	const traceparent = "00-" + traceID + "-" + spanID + "-01"
+	byDefault := sdktrace.ParentBased(sdktrace.AlwaysSample())
+	ours := sdktrace.ParentBased(sdktrace.AlwaysSample(), sdktrace.WithRemoteParentNotSampled(sdktrace.AlwaysSample()))
+	for _, test := range []struct {
+		what, format     string
+		headers          http.Header
+		sampler          sdktrace.Sampler
+		continues, is    bool // it continues the trace; it is recorded
+		tracestateHasTwo bool
+	}{
+		{"b3", "b3", http.Header{"B3": {traceID + "-" + spanID + "-1"}}, byDefault, true, true, false},
+		{"b3 without a decision", "b3", http.Header{"B3": {traceID + "-" + spanID}}, byDefault, true, false, false},
+		{"b3 without a decision, with the sampler", "b3", http.Header{"B3": {traceID + "-" + spanID}}, ours, true, true, false},
+		{"b3multi without a decision", "b3multi", http.Header{"X-B3-Traceid": {traceID}, "X-B3-Spanid": {spanID}}, byDefault, true, false, false},
+		{"X-Ray", "xray", http.Header{"X-Amzn-Trace-Id": {"Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=" + spanID + ";Sampled=1"}},
+			byDefault, true, true, false},
+		{"X-Ray, only the root", "xray", http.Header{"X-Amzn-Trace-Id": {"Root=1-4bf92f35-77b34da6a3ce929d0e0e4736"}},
+			byDefault, false, true, false},
+		{"uber-trace-id", "jaeger", http.Header{"Uber-Trace-Id": {traceID + ":" + spanID + ":0:1"}}, byDefault, true, true, false},
+		{"uber-trace-id, encoded", "jaeger", http.Header{"Uber-Trace-Id": {traceID + "%3A" + spanID + "%3A0%3A1"}}, byDefault, false, true, false},
+		{"tracestate", "tracecontext", http.Header{"Traceparent": {traceparent}, "Tracestate": {"a=1,b=2"}}, byDefault, true, true, true},
+		{"tracestate in two fields", "tracecontext", http.Header{"Traceparent": {traceparent}, "Tracestate": {"a=1", "b=2"}},
+			byDefault, true, true, false},
+	} {
+		propagator, err := autoprop.TextMapPropagator(test.format)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tracer := sdktrace.NewTracerProvider(sdktrace.WithSampler(test.sampler)).Tracer("")
+		_, span := tracer.Start(propagator.Extract(t.Context(), propagation.HeaderCarrier(test.headers)), "GET /hello")
+		got := span.SpanContext()
+		span.End()
+		if got.TraceID().String() == traceID != test.continues || got.IsSampled() != test.is || got.TraceState().Len() == 2 != test.tracestateHasTwo {
+			t.Errorf("%s: got %v", test.what, got)
+		}
+	}
 }

@@ -702,13 +702,13 @@ func TestSwapBackend(t *testing.T) {
 	}
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
-		cmd := exec.Command(binary(t, "contrib"), "validate",
+		cmd := exec.Command(binary(t, "contrib"), "print-config", "--mode=unredacted", // which validates it first
 			"--config="+filepath.Join(root, "otel-collector-config.yaml"), "--config="+file)
-		cmd.Env = append(os.Environ(), "BACKEND_ENDPOINT=https://otlp.example.com", "BACKEND_KEY=key",
+		cmd.Env = append(os.Environ(), "BACKEND_ENDPOINT=https://otlp.example.com", "BACKEND_KEY=a$$b",
 			"GOOGLE_CLOUD_PROJECT=project")
 		out, err := cmd.CombinedOutput()
 		if name == "otlp" {
-			if err != nil {
+			if err != nil || !bytes.Contains(out, []byte("value: a$b\n")) { // the page says to double each $
 				t.Errorf("%s: %v\n%s", name, err, out)
 			}
 			continue
