@@ -23,8 +23,8 @@ func watched(t *testing.T, test func(store *trace.Store, printed func() string))
 			t.Fatal(err)
 		}
 		defer stdout.Close()
-		c, store, stop, done := newConsole(), trace.NewStore(), make(chan struct{}), make(chan struct{})
-		c.stdout = stdout
+		c, store, stop, done := newConsole(func(error) {}), trace.NewStore(), make(chan struct{}), make(chan struct{})
+		c.stdout.file = stdout
 		go func() { c.watch(store, stop); close(done) }()
 		before := 0
 		test(store, func() string {

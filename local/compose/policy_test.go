@@ -61,7 +61,7 @@ func breaches(service types.ServiceConfig, dockerfile string) map[string]string 
 	}
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"} {
 		value, set := service.Environment[name]
-		check(kind == Prometheus || kind == Nothing || set && (value == nil || *value == ""), "no proxy", name)
+		check(!slices.Contains([]Kind{Program, Collector, Jaeger}, kind) || set && (value == nil || *value == ""), "no proxy", name)
 	}
 	for name, value := range service.Environment {
 		if value == nil {
