@@ -300,7 +300,7 @@ func TestIsTheComposeFile(t *testing.T) {
 		}
 		args := container.Args
 		if name == "otel-agent" { // the one thing that only a cluster needs
-			args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return strings.Contains(arg, ".disable_keep_alives=") })
+			args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return strings.Contains(arg, ".keepalive.enabled=") })
 		}
 		equal(t, name, "args", strings.Join(args, "\n"), strings.Join(service.Command, "\n"))
 		equal(t, name, "environment", environment(t, name, container), service.Environment)
@@ -448,7 +448,7 @@ func TestPodsEndAndMoveSoThatNoSpanIsLost(t *testing.T) {
 	if d.services["otel-collector"].Spec.ClusterIP == corev1.ClusterIPNone {
 		t.Error("the collector's Service has no address: HTTP uses only the first of several")
 	}
-	if args := fmt.Sprint(d.pods["otel-agent"].Spec.Containers[0].Args); !strings.Contains(args, "otlp_http.disable_keep_alives=true") {
+	if args := fmt.Sprint(d.pods["otel-agent"].Spec.Containers[0].Args); !strings.Contains(args, "otlp_http.keepalive.enabled=false") {
 		t.Error("an agent keeps its connections: all its spans would go to one collector")
 	}
 	agent := d.objects["daemonset/otel-agent"].(*appsv1.DaemonSet).Spec.UpdateStrategy.RollingUpdate
