@@ -249,7 +249,7 @@ func TestPoliciesLetInOnlyWhatIsNeeded(t *testing.T) {
 		{"server", "redis", 6379, true}, {"worker", "redis", 6379, true}, {"client", "redis", 6379, false}, {outside, "redis", 6379, false},
 		{"client", "otel-agent", 4317, true}, {"server", "otel-agent", 4317, true}, {"worker", "otel-agent", 4317, true},
 		{outside, "otel-agent", 4317, false}, {"otel-agent", "otel-collector", 4318, true}, {outside, "otel-collector", 4318, false},
-		{"otel-collector", "jaeger", 4318, true}, {outside, "jaeger", 4318, false}, {outside, "jaeger", 16686, true},
+		{"otel-collector", "jaeger", 4318, true}, {outside, "jaeger", 4318, false}, {outside, "jaeger", 16686, false},
 		{"otel-collector", "zipkin", 9411, true}, {outside, "zipkin", 9411, false}, {outside, "server", 8080, true},
 	} {
 		if got := d.reach(t, test.from, test.to, test.port); got != test.want {
@@ -421,8 +421,10 @@ func TestEachAddressIsAService(t *testing.T) {
 	found := 0
 	for who, text := range texts {
 		for _, address := range regexp.MustCompile(`\b([a-z][a-z-]+):(\d+)\b`).FindAllStringSubmatch(text, -1) {
-			d.serves(t, who, address[1], address[2])
-			found++
+			if address[1] != "localhost" { // what a browser calls it, by port-forward
+				d.serves(t, who, address[1], address[2])
+				found++
+			}
 		}
 	}
 	if found != 9 { // client 2, server 2, worker 2, agent 1, collector 2

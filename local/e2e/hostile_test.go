@@ -4,14 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	varint "encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +24,7 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/load"
+	"otel-demo/local/trace/tracetest"
 )
 
 // hostile are payloads that nobody should publish, and how many of each a test sends. Those that can be decoded are
@@ -338,33 +337,11 @@ func TestNestedRequests(t *testing.T) {
 
 // nested returns bodies of about that size whose values are nested as deep as fits, by format.
 func nested(size int) map[string][]byte {
-	var reversed []byte
-	prepend := func(text string) {
-		for i := range len(text) {
-			reversed = append(reversed, text[len(text)-1-i])
-		}
-	}
-	wrap := func(tag byte) { // makes what is there the value of a field
-		prepend(string(varint.AppendUvarint([]byte{tag}, uint64(len(reversed)))))
-	}
-	for len(reversed) < size-100 {
-		wrap(1<<3 | 2) // ArrayValue.values
-		wrap(5<<3 | 2) // AnyValue.array_value
-	}
-	wrap(2<<3 | 2) // KeyValue.value
-	prepend("\x0a\x01k")
-	wrap(9<<3 | 2) // Span.attributes
-	prepend("\x0a\x10" + strings.Repeat("\x01", 16) + "\x12\x08" + strings.Repeat("\x02", 8))
-	for range 3 {
-		wrap(2<<3 | 2) // ScopeSpans.spans, ResourceSpans.scope_spans, and (below) the request's resource_spans
-	}
-	slices.Reverse(reversed)
-	reversed[0] = 1<<3 | 2
 	const open, shut = `{"arrayValue":{"values":[`, `]}}`
 	n := size / (len(open) + len(shut))
 	id := `"traceId":"` + strings.Repeat("1", 32) + `"`
 	return map[string][]byte{
-		"OTLP": reversed,
+		"OTLP": tracetest.Nested(size),
 		"OTLP as JSON": []byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{` + id + `,"spanId":"1111111111111111","attributes":[{"key":"k","value":` +
 			strings.Repeat(open, n) + strings.Repeat(shut, n) + `}]}]}]}]}`),
 		"arrays": []byte(`[{` + id + `,"id":"1","unknown":` + strings.Repeat("[", size/2) + strings.Repeat("]", size/2) + `}]`),

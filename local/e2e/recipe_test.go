@@ -389,6 +389,9 @@ func checkAllowed(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 			t.Errorf("%q got through:\n%s", private, all)
 		}
 	}
+	if !strings.Contains(all, "{error.type ") {
+		t.Errorf("nobody can count failures: error.type is missing:\n%s", all)
+	}
 	return nil
 }
 
