@@ -190,7 +190,8 @@ func TestASlowWorkerSaysThatItWasDropped(t *testing.T) {
 	isWell(t, d)
 }
 
-// The worker would allocate a huge message before it could check its size. Redis refuses it.
+// The worker would allocate a huge message before it could check its size, or Redis would disconnect the worker. Redis
+// refuses the message instead.
 func TestRedisRefusesAHugeMessage(t *testing.T) {
 	t.Parallel()
 	_, client, d, log := redisFault(t, `services: {worker: {environment: {WORK_DURATION: 1ms}}}`)
@@ -204,6 +205,9 @@ func TestRedisRefusesAHugeMessage(t *testing.T) {
 	}
 	eventually(t, "the worker to count a bad message", func() bool { return strings.Contains(log.String(), `"so far"=`) })
 	isWell(t, d)
+	if strings.Contains(log.String(), redisIsUnreachable) {
+		t.Error("Redis has disconnected the worker")
+	}
 	memory := peakMemory(t, d, "worker")
 	if memory >= 100 {
 		t.Errorf("the worker took %d MB, want less than 100", memory)
