@@ -73,6 +73,10 @@ func TestRecipes(t *testing.T) {
 		t.Parallel()
 		checkTailSamplingWithLinks(t)
 	})
+	t.Run("head-sampling with link", func(t *testing.T) {
+		t.Parallel()
+		checkHeadSamplingWithLinks(t)
+	})
 }
 
 // checkPages checks that the pages of all recipes or cases have the form that they share.
@@ -587,6 +591,60 @@ func checkTailSamplingWithLinks(t *testing.T) {
 		t.Errorf("%d slow traces and %d of the worker were kept, want 3, and 5 %% of 103", slow, linked)
 	}
 	t.Logf("%d slow traces, and %d of 103 of the worker's", slow, linked)
+}
+
+// With the sampler of examples/links_test.go in the worker, linked traces are recorded together, or not at all.
+func checkHeadSamplingWithLinks(t *testing.T) {
+	root, dir := projectRoot(t), t.TempDir()
+	_, sampler, found := strings.Cut(text(t, "examples/links_test.go"), "type linked ")
+	sampler, _, found2 := strings.Cut(sampler, "// One message")
+	const provider = "sdktrace.NewTracerProvider("
+	patched := strings.Replace(text(t, "pkg/tracer.go"), provider, provider+"sdktrace.WithSampler(sampler), ", 1) + "\ntype linked " + sampler
+	if !found || !found2 || !strings.Contains(patched, "WithSampler") {
+		t.Fatal("examples/links_test.go or pkg/tracer.go has changed")
+	}
+	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, "pkg", "tracer.go"): filepath.Join(dir, "tracer.go")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "tracer.go"), []byte(patched), 0o600),
+		os.WriteFile(filepath.Join(dir, "overlay.json"), replace, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	binaries := filepath.Join(dir, "bin")
+	if err := stack.Build(t.Context(), root, binaries, "-overlay", filepath.Join(dir, "overlay.json"), "./cmd/worker"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"client", "server", "collector"} {
+		path := binary(t, name)
+		if err := os.Symlink(path, filepath.Join(binaries, filepath.Base(path))); err != nil {
+			t.Skip(err) // Windows allows it only to some
+		}
+	}
+	files := []string{compose.File, overlayFile(t, "recipes/head-sampling"), overlayFile(t, "recipes/link")}
+	d, _ := startDemoWith(t, stack.Options{Files: files, Binaries: binaries})
+	waitForClients(t, d, 0)
+	if err := d.Stop(); err != nil { // now everything has arrived
+		t.Error(err)
+	}
+	pairs := 0
+	for _, trace := range d.Jaeger().Traces() {
+		services := trace.Services()
+		if !slices.Contains(services, "worker") {
+			continue
+		}
+		pairs++
+		if request := d.Jaeger().Trace(trace.Spans[0].Links[0].TraceID); request == nil {
+			t.Error("a trace of the worker is there without the request's")
+		}
+	}
+	requests := len(d.Jaeger().Traces()) - pairs
+	// The client's example of a failure, which sends no message, may be there too. Of 200 requests at 10 %, none or more
+	// than 60 are less likely than 1 in a million.
+	if pairs == 0 || pairs > 60 || requests-pairs > 1 {
+		t.Errorf("%d traces of requests, and %d of the worker", requests, pairs)
+	}
+	t.Logf("measured: of 200 requests, %d were recorded, all with the worker's trace", pairs)
 }
 
 // The same on a real engine, with the real backends.
