@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -375,7 +376,7 @@ func everything(t *testing.T, d *stack.Demo) string {
 
 func checkRedacted(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	all := everything(t, d)
-	for _, private := range []string{"donuts", "s3cr3t", "{client.address", "{network.peer.address"} {
+	for _, private := range []string{"donuts", "s3cr3t", "Key:client.address", "Key:network.peer.address"} {
 		if strings.Contains(all, private) {
 			t.Errorf("%q got through:\n%s", private, all)
 		}
@@ -393,7 +394,7 @@ func checkAllowed(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 			t.Errorf("%q got through:\n%s", private, all)
 		}
 	}
-	if !strings.Contains(all, "{error.type ") {
+	if !strings.Contains(all, "Key:error.type ") {
 		t.Errorf("nobody can count failures: error.type is missing:\n%s", all)
 	}
 	return nil
@@ -512,12 +513,17 @@ func checkMetrics(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
 		}
 		return nil
 	}
-	prometheusHas(t, address(t, d, "prometheus", 9090))
+	prometheusHas(t, address(t, d, "prometheus", 9090), func(trace string) error {
+		if d.Jaeger().Trace(trace) == nil {
+			return fmt.Errorf("the exemplar's trace %s is not there", trace)
+		}
+		return nil
+	})
 	return nil
 }
 
-// prometheusHas waits until a Prometheus has the numbers.
-func prometheusHas(t *testing.T, prometheus string) {
+// prometheusHas waits until a Prometheus has the numbers, and the id of a trace that is there.
+func prometheusHas(t *testing.T, prometheus string, isThere func(trace string) error) {
 	t.Helper()
 	query := "http://" + prometheus + "/api/v1/query?" + url.Values{
 		"query": {`sum by (service_name)(traces_span_metrics_calls_total{span_name="process work"})`},
@@ -528,6 +534,19 @@ func prometheusHas(t *testing.T, prometheus string) {
 			err = fmt.Errorf("%s: %s", query, body)
 		}
 		return err
+	})
+	// The way from a metric to a trace.
+	query = "http://" + prometheus + "/api/v1/query_exemplars?" + url.Values{
+		"query": {`traces_span_metrics_duration_seconds_bucket{span_name="process work"}`},
+		"start": {strconv.FormatInt(time.Now().Add(-time.Hour).Unix(), 10)}, "end": {strconv.FormatInt(time.Now().Add(time.Minute).Unix(), 10)},
+	}.Encode()
+	untilNil(t, func() error {
+		body, err := fetch(query)
+		found := regexp.MustCompile(`"trace_id":"([0-9a-f]{32})"`).FindSubmatch(body)
+		if err != nil || found == nil {
+			return fmt.Errorf("%s: %v %s", query, err, body)
+		}
+		return isThere(string(found[1]))
 	})
 }
 
@@ -686,6 +705,10 @@ func runLessonOnEngine(t *testing.T, lesson, fix string) {
 	if check := caseChecks[fixed(lesson, fix)]; check != nil {
 		check(t, traces)
 	}
+	isThere := func(id string) error {
+		_, err := fetch("http://127.0.0.1:16686/api/v3/traces/" + id)
+		return err
+	}
 	switch lesson {
 	case "recipes/durable-agent":
 		command := func(args ...string) func() error {
@@ -701,12 +724,9 @@ func runLessonOnEngine(t *testing.T, lesson, fix string) {
 		}.losesNothing(t)
 		return
 	case "recipes/span-metrics":
-		prometheusHas(t, "127.0.0.1:9090")
+		prometheusHas(t, "127.0.0.1:9090", isThere)
 	case "recipes/own-program":
-		sendOwnSpans(t, "127.0.0.1:4317", "127.0.0.1:4318", func(id string) error {
-			_, err := fetch("http://127.0.0.1:16686/api/v3/traces/" + id)
-			return err
-		})
+		sendOwnSpans(t, "127.0.0.1:4317", "127.0.0.1:4318", isThere)
 		return
 	}
 	time.Sleep(2 * stack.Settled) // for anything else that may arrive
