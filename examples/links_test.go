@@ -11,8 +11,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// linked samples a root span if it has a link to a sampled span, so that both traces are there, or neither. A link carries
-// the same flag as a parent. Roots without links are the other sampler's.
+// linked samples a root span if it has a link to a sampled span, so that both traces are there, or neither. A link
+// carries the same flag as a parent. Roots without links are the other sampler's.
 type linked struct{ sdktrace.Sampler }
 
 func (s linked) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
@@ -36,8 +36,10 @@ var sampler = sdktrace.ParentBased(linked{sdktrace.AlwaysSample()})
 func Example_links() {
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler)).Tracer("worker")
 	for _, flags := range []trace.TraceFlags{trace.FlagsSampled, 0} {
-		sender := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: flags})
-		_, span := tracer.Start(context.Background(), "process work", trace.WithNewRoot(), trace.WithLinks(trace.Link{SpanContext: sender}))
+		sender := trace.NewSpanContext(trace.SpanContextConfig{
+			TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: flags})
+		_, span := tracer.Start(context.Background(), "process work", trace.WithNewRoot(),
+			trace.WithLinks(trace.Link{SpanContext: sender}))
 		fmt.Println("the sender's trace:", sender.IsSampled(), " the worker's:", span.SpanContext().IsSampled())
 		span.End()
 	}
