@@ -537,7 +537,7 @@ func prometheusHas(t *testing.T, prometheus string, isThere func(trace string) e
 	})
 	// The way from a metric to a trace.
 	query = "http://" + prometheus + "/api/v1/query_exemplars?" + url.Values{
-		"query": {`traces_span_metrics_duration_seconds_bucket{span_name="process work"}`},
+		"query": {`traces_span_metrics_duration_seconds_bucket{span_name="HTTP GET"}`},
 		"start": {strconv.FormatInt(time.Now().Add(-time.Hour).Unix(), 10)}, "end": {strconv.FormatInt(time.Now().Add(time.Minute).Unix(), 10)},
 	}.Encode()
 	untilNil(t, func() error {
