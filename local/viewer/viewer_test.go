@@ -127,7 +127,7 @@ func TestZipkinPost(t *testing.T) {
 		`[{"traceId":"a","id":"1"}`:                  400,
 	} {
 		v := New()
-		w := ask(v.ZipkinHandler(), "POST", "/api/v2/spans", body, "Content-Type", "application/json")
+		w := ask(v.ZipkinHandler(), "POST", "/api/v2/spans", body, "Content-Type", "application/json; charset=utf-8")
 		if w.Code != want || w.Code != 202 && v.Zipkin().Spans() != 0 {
 			t.Errorf("%s: %d %s, and %d spans were taken", body, w.Code, w.Body, v.Zipkin().Spans())
 		}

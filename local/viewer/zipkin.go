@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ const maxBody = 16 << 20
 // of an internal span.
 func (v *Viewer) postSpans(w http.ResponseWriter, r *http.Request) {
 	format := zipkinv2.NewJSONTracesUnmarshaler(false)
-	if r.Header.Get("Content-Type") == protobuf {
+	if contentType(r) == protobuf {
 		format = zipkinv2.NewProtobufTracesUnmarshaler(false, false)
 	}
 	body, err := readBody(w, r, protobuf, "application/json")
@@ -57,10 +58,16 @@ const protobuf = "application/x-protobuf"
 
 var errContentType = errors.New("unknown Content-Type")
 
+// contentType returns the content type of a request, without parameters.
+func contentType(r *http.Request) string {
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")) // empty if it is invalid
+	return kind
+}
+
 // readBody returns the body of a request of one of these content types. Browsers send none of them to another site
 // without asking it first.
 func readBody(w http.ResponseWriter, r *http.Request, types ...string) ([]byte, error) {
-	if !slices.Contains(types, r.Header.Get("Content-Type")) {
+	if !slices.Contains(types, contentType(r)) {
 		return nil, fmt.Errorf("%w: want %s", errContentType, strings.Join(types, " or "))
 	}
 	body := http.MaxBytesReader(w, r.Body, maxBody)
