@@ -264,7 +264,6 @@ func TestIdleConnections(t *testing.T) {
 // get such requests in every format that they accept, and continue to work.
 func TestNestedRequests(t *testing.T) {
 	needsProc(t)
-	t.Parallel()
 	at, services := map[string]string{}, ""
 	for service, ports := range map[string][]int{"otel-agent": {4317, 4318, 14250, 14268, 9411}, "otel-collector": {4317, 4318}, "jaeger": {4317, 4318}} {
 		var published []string
