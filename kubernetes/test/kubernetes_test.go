@@ -250,7 +250,7 @@ func TestPoliciesLetInOnlyWhatIsNeeded(t *testing.T) {
 		{"server", "redis", 6379, true}, {"worker", "redis", 6379, true}, {"client", "redis", 6379, false}, {outside, "redis", 6379, false},
 		{"client", "otel-agent", 4317, true}, {"server", "otel-agent", 4317, true}, {"worker", "otel-agent", 4317, true},
 		{outside, "otel-agent", 4317, false}, {"otel-agent", "otel-collector", 4318, true}, {outside, "otel-collector", 4318, false},
-		{"otel-collector", "jaeger", 4318, true}, {outside, "jaeger", 4318, false}, {outside, "jaeger", 16686, true},
+		{"otel-collector", "jaeger", 4318, true}, {outside, "jaeger", 4318, false}, {outside, "jaeger", 16686, false},
 		{"otel-collector", "zipkin", 9411, true}, {outside, "zipkin", 9411, false}, {outside, "server", 8080, true},
 	} {
 		if got := d.reach(t, test.from, test.to, test.port); got != test.want {
@@ -303,7 +303,7 @@ func TestIsTheComposeFile(t *testing.T) {
 		}
 		args := container.Args
 		if name == "otel-agent" { // the one thing that only a cluster needs
-			args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return strings.Contains(arg, ".disable_keep_alives=") })
+			args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return strings.Contains(arg, ".keepalive.enabled=") })
 		}
 		equal(t, name, "args", strings.Join(args, "\n"), strings.Join(service.Command, "\n"))
 		equal(t, name, "environment", environment(t, name, container), service.Environment)
@@ -424,8 +424,10 @@ func TestEachAddressIsAService(t *testing.T) {
 	found := 0
 	for who, text := range texts {
 		for _, address := range regexp.MustCompile(`\b([a-z][a-z-]+):(\d+)\b`).FindAllStringSubmatch(text, -1) {
-			d.serves(t, who, address[1], address[2])
-			found++
+			if address[1] != "localhost" { // what a browser calls it, by port-forward
+				d.serves(t, who, address[1], address[2])
+				found++
+			}
 		}
 	}
 	if found != 9 { // client 2, server 2, worker 2, agent 1, collector 2
@@ -451,7 +453,7 @@ func TestPodsEndAndMoveSoThatNoSpanIsLost(t *testing.T) {
 	if d.services["otel-collector"].Spec.ClusterIP == corev1.ClusterIPNone {
 		t.Error("the collector's Service has no address: HTTP uses only the first of several")
 	}
-	if args := fmt.Sprint(d.pods["otel-agent"].Spec.Containers[0].Args); !strings.Contains(args, "otlp_http.disable_keep_alives=true") {
+	if args := fmt.Sprint(d.pods["otel-agent"].Spec.Containers[0].Args); !strings.Contains(args, "otlp_http.keepalive.enabled=false") {
 		t.Error("an agent keeps its connections: all its spans would go to one collector")
 	}
 	agent := d.objects["daemonset/otel-agent"].(*appsv1.DaemonSet).Spec.UpdateStrategy.RollingUpdate

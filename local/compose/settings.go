@@ -71,9 +71,10 @@ var kinds = map[Kind]struct {
 		check:    checkJaeger,
 	},
 	Zipkin: {
-		images:   []string{"openzipkin/zipkin", "openzipkin/zipkin-slim"},
-		settings: []string{"image", "environment.MEM_MAX_SPANS", "environment.JAVA_OPTS", "healthcheck", "ports", "tmpfs"},
-		ports:    []int{9411},
+		images: []string{"openzipkin/zipkin", "openzipkin/zipkin-slim"},
+		settings: []string{"image", "environment.MEM_MAX_SPANS", "environment.JAVA_OPTS", "environment.ZIPKIN_QUERY_ALLOWED_ORIGINS",
+			"healthcheck", "ports", "tmpfs"},
+		ports: []int{9411},
 	},
 	Prometheus: {
 		images:   []string{"prom/prometheus"},
@@ -294,8 +295,9 @@ func checkJaeger(service types.ServiceConfig) error {
 	return nil
 }
 
-// redisOptions describe what the runner's Redis does anyway: it stores nothing on disk and has no authentication.
-var redisOptions = map[string]string{"--save": "", "--appendonly": "no", "--protected-mode": "no"}
+// redisOptions describe what the runner's Redis does anyway: it stores nothing on disk and has no authentication. But it
+// has no limit for a message's size; only programs on this machine can send it one.
+var redisOptions = map[string]string{"--save": "", "--appendonly": "no", "--protected-mode": "no", "--proto-max-bulk-len": "1mb"}
 
 func checkRedis(service types.ServiceConfig) error {
 	args := service.Command

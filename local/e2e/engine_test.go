@@ -129,6 +129,20 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 	} else if err := tracetest.Match(expected(t), traces); err != nil {
 		t.Errorf("something else came: %v", err)
 	}
+	// Zipkin's header lets a browser's page of another site read the response. By default it is there.
+	request, err := http.NewRequest(http.MethodGet, "http://127.0.0.1:9411/api/v2/services", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Origin", "http://evil.example")
+	if response, err := http.DefaultClient.Do(request); err != nil {
+		t.Error(err)
+	} else {
+		response.Body.Close()
+		if allowed := response.Header.Get("Access-Control-Allow-Origin"); allowed != "" {
+			t.Errorf("pages of %s may read Zipkin's traces", allowed)
+		}
+	}
 	for line := range strings.Lines(run(t.Context(), "logs", "--no-color", "otel-agent", "otel-collector")) {
 		if strings.Contains(line, "\terror\t") {
 			t.Errorf("a collector reports an error: %s", line)

@@ -20,7 +20,7 @@ import (
 	"otel-demo/local/stack"
 )
 
-// realRedis is the test's own redis-server. Its clients need the password.
+// realRedis is the test's own redis-server, with the options that ship. Its clients need the password.
 type realRedis struct {
 	t       *testing.T
 	address string
@@ -46,8 +46,13 @@ func startRedis(t *testing.T) *realRedis {
 
 func (r *realRedis) start() {
 	r.t.Helper()
+	project, err := compose.Load(r.t.Context(), projectRoot(r.t), []string{compose.File})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	shipped := project.Services["redis"].Command
 	host, number := compose.HostAndPort(r.address)
-	r.cmd = exec.Command("redis-server", "--bind", host, "--port", number, "--save", "", "--requirepass", redisPassword)
+	r.cmd = exec.Command(shipped[0], append(shipped[1:], "--bind", host, "--port", number, "--requirepass", redisPassword)...)
 	r.cmd.Dir = r.t.TempDir()
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
@@ -183,6 +188,31 @@ func TestASlowWorkerSaysThatItWasDropped(t *testing.T) {
 		eventually(t, line, func() bool { return strings.Contains(log.String(), line) })
 	}
 	isWell(t, d)
+}
+
+// The worker would allocate a huge message before it could check its size, or Redis would disconnect the worker. Redis
+// refuses the message instead.
+func TestRedisRefusesAHugeMessage(t *testing.T) {
+	t.Parallel()
+	_, client, d, log := redisFault(t, `services: {worker: {environment: {WORK_DURATION: 1ms}}}`)
+	if err := client.Publish(t.Context(), "work", strings.Repeat("x", 128_000_000)).Err(); err == nil {
+		t.Error("Redis accepted a message of 128 MB")
+	} else {
+		t.Logf("a message of 128 MB: %v", err)
+	}
+	if err := client.Publish(t.Context(), "work", strings.Repeat("x", 1_000_000)).Err(); err != nil {
+		t.Errorf("a message of 1 MB: %v", err)
+	}
+	eventually(t, "the worker to count a bad message", func() bool { return strings.Contains(log.String(), `"so far"=`) })
+	isWell(t, d)
+	if strings.Contains(log.String(), redisIsUnreachable) {
+		t.Error("Redis has disconnected the worker")
+	}
+	memory := peakMemory(t, d, "worker")
+	if memory >= 100 {
+		t.Errorf("the worker took %d MB, want less than 100", memory)
+	}
+	t.Logf("measured: a message of 128 MB: refused by Redis, worker at up to %d MB", memory)
 }
 
 // A Redis that no longer responds keeps its connections open. The worker notices all the same, and can be stopped.

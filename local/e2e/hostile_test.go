@@ -2,19 +2,29 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	grpcgzip "google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/status"
 
 	"otel-demo/local/compose"
 	"otel-demo/local/load"
+	"otel-demo/local/trace/tracetest"
 )
 
 // hostile are payloads that nobody should publish, and how many of each a test sends. Those that can be decoded are
@@ -249,6 +259,139 @@ func TestIdleConnections(t *testing.T) {
 	t.Logf("measured: 2,000 idle connections beside 20 requests/s: all got 200, p50 %v (%v without), p99 %v (%v), server at up to %d MB",
 		p50, p50Before, p99, p99Before, memory)
 }
+
+// One request with deeply nested values once ended a collector with a stack overflow. Here agent, collector and viewer
+// get such requests in every format that they accept, and continue to work.
+func TestNestedRequests(t *testing.T) {
+	needsProc(t)
+	at, services := map[string]string{}, ""
+	for service, ports := range map[string][]int{"otel-agent": {4317, 4318, 14250, 14268, 9411}, "otel-collector": {4317, 4318}, "jaeger": {4317, 4318}} {
+		var published []string
+		for _, port := range ports {
+			address := freeAddress(t)
+			at[fmt.Sprint(service, ":", port)] = address
+			published = append(published, fmt.Sprintf("%q", fmt.Sprint(address, ":", port)))
+		}
+		services += fmt.Sprintf("  %s: {ports: [%s]}\n", service, strings.Join(published, ", "))
+	}
+	r := startRunner(t, "-f", overlay(t, "services:\n"+services))
+	r.says("the client is done")
+	at["zipkin:9411"] = r.ports[2]
+	started := r.children()
+
+	const proto, json, thrift, viaGRPC = "application/x-protobuf", "application/json", "application/x-thrift", ""
+	const otlp, jaeger = "/opentelemetry.proto.collector.trace.v1.TraceService/Export", "/jaeger.api_v2.CollectorService/PostSpans"
+	for _, size := range []int{4_000_000, 19_000_000} {
+		bodies := nested(size)
+		for _, request := range []struct{ to, path, kind, body string }{
+			{"otel-agent:4317", otlp, viaGRPC, "OTLP"}, {"otel-collector:4317", otlp, viaGRPC, "OTLP"}, {"jaeger:4317", otlp, viaGRPC, "OTLP"},
+			{"otel-agent:4318", "/v1/traces", proto, "OTLP"}, {"otel-collector:4318", "/v1/traces", proto, "OTLP"}, {"jaeger:4318", "/v1/traces", proto, "OTLP"},
+			{"otel-agent:4318", "/v1/traces", json, "OTLP as JSON"}, // in the collector, whose exporters recurse too, it took up to 389 MB
+			{"otel-agent:14250", jaeger, viaGRPC, "groups"}, {"otel-agent:14268", "/api/traces", thrift, "thrift"},
+			{"otel-agent:9411", "/api/v1/spans", json, "arrays"}, {"otel-agent:9411", "/api/v1/spans", thrift, "thrift"},
+			{"otel-agent:9411", "/api/v2/spans", json, "arrays"}, {"otel-agent:9411", "/api/v2/spans", proto, "groups"},
+			{"zipkin:9411", "/api/v2/spans", json, "arrays"}, {"zipkin:9411", "/api/v2/spans", proto, "groups"},
+		} {
+			sent := fmt.Sprintf("%d MB of nested %s to %s%s %s", size/1_000_000, request.body, request.to, request.path, request.kind)
+			var response string
+			var err error
+			if request.kind == viaGRPC {
+				response, err = invoke(t, at[request.to], request.path, bodies[request.body])
+			} else {
+				response, err = postPacked("http://"+at[request.to]+request.path, request.kind, bodies[request.body])
+			}
+			if err != nil {
+				t.Errorf("%s: %v", sent, err)
+			}
+			t.Logf("measured: %s: %s", sent, response)
+		}
+	}
+
+	started[r.Process.Pid] = "the runner, which has the viewer"
+	for pid, command := range started {
+		name := strings.Trim(filepath.Base(command), "\x00")
+		if name == "client" {
+			continue // it is done
+		}
+		if !isAlive(pid) {
+			t.Fatalf("%s has died", name)
+		}
+		memory := peakOf(t, pid)
+		if memory >= 400 {
+			t.Errorf("%s took %d MB, want less than 400", name, memory)
+		}
+		t.Logf("measured: nested requests: up to %d MB in %s", memory, name)
+	}
+	id, err := ask(r.ports[0], http.Header{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range []string{"http://" + r.ports[1] + "/trace/" + id, "http://" + r.ports[2] + "/zipkin/traces/" + id} {
+		eventually(t, "the next trace at "+page, func() bool {
+			body, err := fetch(page)
+			return err == nil && strings.Contains(string(body), " 5 spans ")
+		})
+	}
+}
+
+// nested returns bodies of about that size whose values are nested as deep as fits, by format.
+func nested(size int) map[string][]byte {
+	const open, shut = `{"arrayValue":{"values":[`, `]}}`
+	n := size / (len(open) + len(shut))
+	id := `"traceId":"` + strings.Repeat("1", 32) + `"`
+	return map[string][]byte{
+		"OTLP": tracetest.Nested(size),
+		"OTLP as JSON": []byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{` + id + `,"spanId":"1111111111111111","attributes":[{"key":"k","value":` +
+			strings.Repeat(open, n) + strings.Repeat(shut, n) + `}]}]}]}]}`),
+		"arrays": []byte(`[{` + id + `,"id":"1","unknown":` + strings.Repeat("[", size/2) + strings.Repeat("]", size/2) + `}]`),
+		"groups": []byte(strings.Repeat("\x7b", size/2) + strings.Repeat("\x7c", size/2)),              // field 15, which is unknown
+		"thrift": []byte("\x0f\x00\x63" + strings.Repeat("\x0f\x00\x00\x00\x01", size/5) + "\x00\x00"), // field 99: a list of lists
+	}
+}
+
+// postPacked posts a packed body, and returns the response.
+func postPacked(url, kind string, body []byte) (string, error) {
+	var packed bytes.Buffer
+	pack := gzip.NewWriter(&packed)
+	_, err := pack.Write(body)
+	if err = errors.Join(err, pack.Close()); err != nil {
+		return "", err
+	}
+	request, err := http.NewRequest(http.MethodPost, url, &packed)
+	if err != nil {
+		return "", err
+	}
+	request.Header = http.Header{"Content-Type": {kind}, "Content-Encoding": {"gzip"}}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	return fmt.Sprintf("%s %.100q", response.Status, content), err
+}
+
+// invoke calls a method over gRPC with a packed request, and returns the status. It is an error if the server is gone.
+func invoke(t *testing.T, address, method string, body []byte) (string, error) {
+	t.Helper()
+	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return "", err
+	}
+	defer connection.Close()
+	err = connection.Invoke(t.Context(), method, body, &[]byte{}, grpc.ForceCodec(rawCodec{}), grpc.UseCompressor(grpcgzip.Name))
+	if status.Code(err) == codes.Unavailable {
+		return "", err
+	}
+	return fmt.Sprintf("%.100s", fmt.Sprint(err)), nil
+}
+
+// rawCodec passes bytes on as they are.
+type rawCodec struct{}
+
+func (rawCodec) Marshal(v any) ([]byte, error) { return v.([]byte), nil }
+func (rawCodec) Unmarshal([]byte, any) error   { return nil }
+func (rawCodec) Name() string                  { return "proto" }
 
 // No part of the demo can be reached from another machine, though the containers' own files say 0.0.0.0.
 func TestAllListenOnLoopbackOnly(t *testing.T) {

@@ -175,8 +175,14 @@ func terminateService(t *testing.T, d *stack.Demo, name string, limit time.Durat
 // peakMemory returns the most memory that a service's process has used so far, in MB.
 func peakMemory(t *testing.T, d *stack.Demo, name string) int {
 	t.Helper()
+	return peakOf(t, d.PIDs(name)[0])
+}
+
+// peakOf does the same for any process.
+func peakOf(t *testing.T, pid int) int {
+	t.Helper()
 	needsProc(t)
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.PIDs(name)[0]))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}

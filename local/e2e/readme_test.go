@@ -28,6 +28,8 @@ var runBy = map[string]string{
 	"curl -H 'b3: 463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1' localhost:8080/hello": "TestRecipes",
 	`sed "s/1000000000000000/$now/" recipes/old-formats/span.json | curl --data-binary @- -H 'Content-Type: application/json' ` +
 		"localhost:9412/api/v2/spans": "TestRecipes",
+	"curl -sG localhost:9090/api/v1/query_exemplars -d start=$(($(date +%s) - 300)) -d end=$(date +%s) " +
+		`--data-urlencode 'query=traces_span_metrics_duration_seconds_bucket{span_name="HTTP GET", le="0.25"}'`: "TestRecipes",
 	"go test ./... && go test -C local -count=1 ./...": ".ci/run",
 	"go test -C local/e2e -count=1 -timeout 40m -long": ".ci/run",
 	"go test -C local/e2e -count=1 -run Recipes":       "TestRecipes",

@@ -13,7 +13,8 @@ import (
 func (v *Viewer) JaegerHandler() http.Handler {
 	mux := http.NewServeMux()
 	v.jaegerPages(mux)
-	return v.guard(mux)
+	v.hopsPage(mux)
+	return guard(mux)
 }
 
 // ZipkinHandler serves the pages on Zipkin's port, 9411, and receives the spans that are posted there.
@@ -21,7 +22,8 @@ func (v *Viewer) ZipkinHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/v2/spans", v.postSpans)
 	v.zipkinPages(mux)
-	return v.guard(mux)
+	v.hopsPage(mux)
+	return guard(mux)
 }
 
 // Server returns a server for one of the handlers, with the timeouts that any server should have.
@@ -36,9 +38,8 @@ func Server(h http.Handler) *http.Server {
 	}
 }
 
-// guard adds what both ports serve, and keeps other websites out. Otherwise, one whose name resolves to 127.0.0.1 could
-// read the traces (DNS rebinding), and any website could post spans.
-func (v *Viewer) guard(mux *http.ServeMux) http.Handler {
+// hopsPage adds the table of where spans are, which both ports serve.
+func (v *Viewer) hopsPage(mux *http.ServeMux) {
 	mux.HandleFunc("GET /hops", func(w http.ResponseWriter, r *http.Request) {
 		if v.Hops == nil {
 			http.NotFound(w, r)
@@ -47,6 +48,11 @@ func (v *Viewer) guard(mux *http.ServeMux) http.Handler {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = io.WriteString(w, v.Hops()) // an error means that the reader left
 	})
+}
+
+// guard keeps other websites out of a port. Otherwise, one whose name resolves to 127.0.0.1 could read the traces (DNS
+// rebinding), and any website that is open in a browser here could post spans. (No website can speak gRPC.)
+func guard(mux *http.ServeMux) http.Handler {
 	mux.HandleFunc("/", http.NotFound)
 	sameOrigin := http.NewCrossOriginProtection().Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -32,7 +32,7 @@ func (v *Viewer) OTLPHandler() http.Handler {
 	service := &otlpService{store: v.jaeger}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/traces", func(w http.ResponseWriter, r *http.Request) {
-		body, err := readBody(w, r)
+		body, err := readBody(w, r, protobuf)
 		request := ptraceotlp.NewExportRequest()
 		if err == nil {
 			err = request.UnmarshalProto(body)
@@ -49,7 +49,7 @@ func (v *Viewer) OTLPHandler() http.Handler {
 		w.Header().Set("Content-Type", "application/x-protobuf")
 		_, _ = w.Write(content) // if this fails, the sender gets no response and sends again
 	})
-	return mux
+	return guard(mux)
 }
 
 type otlpService struct {

@@ -65,7 +65,7 @@ func filled(t testing.TB) *Viewer {
 	b := New()
 	b.jaeger.Add(tracetest.Traces(tracetest.Demo()))
 	proto, _ := zipkinBody(t, tracetest.OTLP(tracetest.Demo()))
-	if w := ask(b.ZipkinHandler(), "POST", "/api/v2/spans", proto, "Content-Type", "application/x-protobuf"); w.Code != http.StatusAccepted {
+	if w := ask(b.ZipkinHandler(), "POST", "/api/v2/spans", proto, "Content-Type", protobuf); w.Code != http.StatusAccepted {
 		t.Fatalf("POST /api/v2/spans: %d %s", w.Code, w.Body)
 	}
 	return b
@@ -78,7 +78,7 @@ func TestZipkinsFormatKeepsTheShape(t *testing.T) {
 		want := trace.Shape(all)
 		proto, text := zipkinBody(t, spans)
 		v := New()
-		ask(v.ZipkinHandler(), "POST", "/api/v2/spans", proto, "Content-Type", "application/x-protobuf")
+		ask(v.ZipkinHandler(), "POST", "/api/v2/spans", proto, "Content-Type", protobuf)
 		if err := tracetest.Match(want, v.Zipkin().Traces()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -127,13 +127,13 @@ func TestZipkinPost(t *testing.T) {
 		`[{"traceId":"a","id":"1"}`:                  400,
 	} {
 		v := New()
-		w := ask(v.ZipkinHandler(), "POST", "/api/v2/spans", body)
+		w := ask(v.ZipkinHandler(), "POST", "/api/v2/spans", body, "Content-Type", "application/json; charset=utf-8")
 		if w.Code != want || w.Code != 202 && v.Zipkin().Spans() != 0 {
 			t.Errorf("%s: %d %s, and %d spans were taken", body, w.Code, w.Body, v.Zipkin().Spans())
 		}
 	}
 	for _, body := range []string{"[]", "\x0a\x02\x0a\x00", "\x0a\x7f", "\x0a\x02\x0a\x7f"} {
-		if w := ask(New().ZipkinHandler(), "POST", "/api/v2/spans", body, "Content-Type", "application/x-protobuf"); w.Code != 400 {
+		if w := ask(New().ZipkinHandler(), "POST", "/api/v2/spans", body, "Content-Type", protobuf); w.Code != 400 {
 			t.Errorf("%q: %d %s", body, w.Code, w.Body)
 		}
 	}
@@ -146,34 +146,66 @@ func TestRequestsAreBounded(t *testing.T) {
 	pack.Write(make([]byte, maxBody+1))
 	pack.Close()
 	for name, w := range map[string]*httptest.ResponseRecorder{
-		"a large body":   ask(h, "POST", "/api/v2/spans", strings.Repeat(" ", maxBody+1)),
-		"a small packed": ask(h, "POST", "/api/v2/spans", packed.String(), "Content-Encoding", "gzip"),
+		"a large body":   ask(h, "POST", "/api/v2/spans", strings.Repeat(" ", maxBody+1), "Content-Type", protobuf),
+		"a small packed": ask(h, "POST", "/api/v2/spans", packed.String(), "Content-Encoding", "gzip", "Content-Type", protobuf),
 	} {
 		if w.Code != http.StatusRequestEntityTooLarge {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
 	}
-	if w := ask(h, "POST", "/api/v2/spans", "[]", "Content-Encoding", "gzip"); w.Code != http.StatusBadRequest {
+	if w := ask(h, "POST", "/api/v2/spans", "[]", "Content-Encoding", "gzip", "Content-Type", protobuf); w.Code != http.StatusBadRequest {
 		t.Errorf("not gzip: %d %s", w.Code, w.Body)
 	}
 }
 
 func TestOnlyThisMachineIsAnswered(t *testing.T) {
 	b := filled(t)
-	for _, h := range []http.Handler{b.JaegerHandler(), b.ZipkinHandler()} {
+	for target, h := range map[string]http.Handler{"/style.css": b.JaegerHandler(), "/zipkin/": b.ZipkinHandler(), "/": b.OTLPHandler()} {
 		for host, want := range map[string]int{
 			"localhost": 200, "localhost:1": 200, "LOCALHOST:16686": 200, "127.0.0.1": 200, "127.0.0.1:9411": 200, "[::1]": 200, "[::1]:80": 200,
 			"": 403, "evil.example": 403, "evil.example:16686": 403, "localhost.evil.example": 403, "127.0.0.1.evil.example": 403,
 			"127.0.0.2": 403, "0.0.0.0:16686": 403, "192.168.0.1": 403, "localhost:x:y": 403,
 		} {
-			if w := ask(h, "GET", "/style.css", "", "Host", host); w.Code != want {
-				t.Errorf("Host %q: %d", host, w.Code)
+			if target == "/" && want == 200 {
+				want = 404 // it has no page
+			}
+			if w := ask(h, "GET", target, "", "Host", host); w.Code != want {
+				t.Errorf("%s, Host %q: %d", target, host, w.Code)
 			}
 		}
 	}
-	w := ask(b.ZipkinHandler(), "POST", "/api/v2/spans", "[]", "Sec-Fetch-Site", "cross-site")
-	if w.Code != 403 {
-		t.Errorf("a page of another site can post spans: %d", w.Code)
+}
+
+// A page of another site, open in a browser on this machine, can't post spans. Older browsers send no Sec-Fetch-Site, and
+// without asking first, a browser sends only the three content types of a form.
+func TestNoOtherSiteCanPostSpans(t *testing.T) {
+	v := New()
+	body, err := ptraceotlp.NewExportRequestFromTraces(tracetest.OTLP(tracetest.Demo())).MarshalProto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	proto, _ := zipkinBody(t, tracetest.OTLP(tracetest.Demo()))
+	for path, port := range map[string]struct {
+		http.Handler
+		body string
+	}{"/api/v2/spans": {v.ZipkinHandler(), proto}, "/v1/traces": {v.OTLPHandler(), string(body)}} {
+		for name, request := range map[string]struct {
+			want   int
+			header []string
+		}{
+			"a page":                   {403, []string{"Content-Type", protobuf, "Sec-Fetch-Site", "cross-site"}},
+			"a page in an old browser": {403, []string{"Content-Type", protobuf, "Origin", "http://evil.example"}},
+			"a form":                   {415, []string{"Content-Type", "application/x-www-form-urlencoded"}},
+			"text":                     {415, []string{"Content-Type", "text/plain"}},
+			"no content type":          {415, nil},
+		} {
+			if w := ask(port, "POST", path, port.body, request.header...); w.Code != request.want {
+				t.Errorf("%s, %s: %d %s, want %d", path, name, w.Code, w.Body, request.want)
+			}
+		}
+	}
+	if n := v.Jaeger().Spans() + v.Zipkin().Spans(); n != 0 {
+		t.Errorf("%d spans were taken", n)
 	}
 }
 
@@ -230,14 +262,14 @@ func TestOTLPOverHTTP(t *testing.T) {
 	pack := gzip.NewWriter(&packed)
 	pack.Write(body)
 	pack.Close()
-	if w := ask(v.OTLPHandler(), "POST", "/v1/traces", packed.String(), "Content-Encoding", "gzip"); w.Code != http.StatusOK {
+	if w := ask(v.OTLPHandler(), "POST", "/v1/traces", packed.String(), "Content-Encoding", "gzip", "Content-Type", protobuf); w.Code != http.StatusOK {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	if err := tracetest.Match(tracetest.DemoShape, v.Jaeger().Traces()); err != nil {
 		t.Error(err)
 	}
-	for body, want := range map[string]int{"\xff": 400, strings.Repeat("x", maxBody+1): 413} {
-		if w := ask(v.OTLPHandler(), "POST", "/v1/traces", body); w.Code != want {
+	for body, want := range map[string]int{"\xff": 400, strings.Repeat("x", maxBody+1): 413, string(tracetest.Nested(4_000_000)): 400} {
+		if w := ask(v.OTLPHandler(), "POST", "/v1/traces", body, "Content-Type", protobuf); w.Code != want {
 			t.Errorf("%.5q: %d, want %d", body, w.Code, want)
 		}
 	}
@@ -269,6 +301,8 @@ func FuzzOTLP(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(body)
+	f.Add(tracetest.Nested(10_000))
+	f.Add(tracetest.Nested(200)) // just not too deep for the decoder
 	f.Fuzz(func(t *testing.T, body []byte) {
 		request := ptraceotlp.NewExportRequest()
 		if request.UnmarshalProto(body) != nil {

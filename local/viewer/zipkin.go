@@ -3,8 +3,11 @@ package viewer
 import (
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
+	"mime"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/translator/zipkin/zipkinv2"
@@ -21,10 +24,10 @@ const maxBody = 16 << 20
 // of an internal span.
 func (v *Viewer) postSpans(w http.ResponseWriter, r *http.Request) {
 	format := zipkinv2.NewJSONTracesUnmarshaler(false)
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-protobuf") {
+	if contentType(r) == protobuf {
 		format = zipkinv2.NewProtobufTracesUnmarshaler(false, false)
 	}
-	body, err := readBody(w, r)
+	body, err := readBody(w, r, protobuf, "application/json")
 	var spans ptrace.Traces
 	if err == nil {
 		spans, err = format.UnmarshalTraces(body)
@@ -41,6 +44,8 @@ func (v *Viewer) postSpans(w http.ResponseWriter, r *http.Request) {
 func refused(w http.ResponseWriter, err error) bool {
 	var tooLarge *http.MaxBytesError
 	switch {
+	case errors.Is(err, errContentType):
+		http.Error(w, err.Error(), http.StatusUnsupportedMediaType)
 	case errors.As(err, &tooLarge):
 		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
 	case err != nil:
@@ -49,7 +54,22 @@ func refused(w http.ResponseWriter, err error) bool {
 	return err != nil
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+const protobuf = "application/x-protobuf"
+
+var errContentType = errors.New("unknown Content-Type")
+
+// contentType returns the content type of a request, without parameters.
+func contentType(r *http.Request) string {
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")) // empty if it is invalid
+	return kind
+}
+
+// readBody returns the body of a request of one of these content types. Browsers send none of them to another site
+// without asking it first.
+func readBody(w http.ResponseWriter, r *http.Request, types ...string) ([]byte, error) {
+	if !slices.Contains(types, contentType(r)) {
+		return nil, fmt.Errorf("%w: want %s", errContentType, strings.Join(types, " or "))
+	}
 	body := http.MaxBytesReader(w, r.Body, maxBody)
 	if r.Header.Get("Content-Encoding") == "gzip" {
 		unpacked, err := gzip.NewReader(body)

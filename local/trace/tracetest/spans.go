@@ -1,6 +1,8 @@
 package tracetest
 
 import (
+	"encoding/binary"
+	"slices"
 	"strings"
 	"time"
 
@@ -161,4 +163,29 @@ func BlockOf(shape, name string) string {
 		}
 	}
 	return ""
+}
+
+// Nested returns an OTLP request of about that size, whose one attribute is nested as deep as fits.
+func Nested(size int) []byte {
+	var reversed []byte
+	prepend := func(text ...byte) {
+		slices.Reverse(text)
+		reversed = append(reversed, text...)
+	}
+	wrap := func(field byte) { // what is there becomes the value of a field
+		prepend(binary.AppendUvarint([]byte{field<<3 | 2}, uint64(len(reversed)))...)
+	}
+	for len(reversed) < size-50 {
+		wrap(1) // ArrayValue.values
+		wrap(5) // AnyValue.array_value
+	}
+	wrap(2) // KeyValue.value
+	prepend([]byte("\x0a\x01k")...)
+	wrap(9) // Span.attributes
+	prepend([]byte("\x0a\x10" + strings.Repeat("\x01", 16) + "\x12\x08" + strings.Repeat("\x02", 8))...)
+	wrap(2) // ScopeSpans.spans
+	wrap(2) // ResourceSpans.scope_spans
+	wrap(1) // ExportTraceServiceRequest.resource_spans
+	slices.Reverse(reversed)
+	return reversed
 }
