@@ -4,12 +4,9 @@ import (
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
-
-type kv = attribute.KeyValue
 
 // Eventually waits until condition is true, for up to a minute.
 func Eventually(t *testing.T, what string, condition func() bool) {

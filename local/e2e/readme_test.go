@@ -28,11 +28,13 @@ var runBy = map[string]string{
 	"curl -H 'b3: 463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1' localhost:8080/hello": "TestRecipes",
 	`sed "s/1000000000000000/$now/" recipes/old-formats/span.json | curl --data-binary @- -H 'Content-Type: application/json' ` +
 		"localhost:9412/api/v2/spans": "TestRecipes",
-	"go test ./... && go test -C local -count=1 ./...": ".ci/run",
-	"go test -C local/e2e -count=1 -timeout 40m -long": ".ci/run",
-	"go test -C local/e2e -count=1 -run Recipes":       "TestRecipes",
-	"go run -C brokers . redisstreams":                 "TestEachBroker",
-	"redis-cli -p 16379 subscribe work":                "TestTheMessageTellsWhoIsBroken",
+	"go test ./... && go test -C local -count=1 ./...":                                             ".ci/run",
+	"go test -C local/e2e -count=1 -timeout 40m -long":                                             ".ci/run",
+	"go test -C local/e2e -count=1 -run Recipes":                                                   "TestRecipes",
+	"go run -C brokers . redisstreams":                                                             "TestEachBroker",
+	"mvn -f brokers/server/pom.xml dependency:copy-dependencies -DoutputDirectory=/tmp/kafka/libs": ".ci/run",
+	"KAFKA_HOME=/tmp/kafka go test -C brokers -count=1 ./kafka":                                    ".ci/run",
+	"redis-cli -p 16379 subscribe work":                                                            "TestTheMessageTellsWhoIsBroken",
 
 	"go test -C local/e2e -count=1 -run Cases":                                                 "TestCases",
 	"curl -i -H 'baggage: username=alice' localhost:8080/hello":                                "TestDemo",
