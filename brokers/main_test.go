@@ -19,6 +19,8 @@ import (
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+
+	"otel-demo/brokers/server"
 )
 
 // The test binary is also the program.
@@ -28,7 +30,7 @@ func init() {
 	}
 }
 
-// command runs the program, with spans going to address.
+// command runs the program, with spans going to address. An argument such as NATS_URL=... is a variable for it.
 func command(t *testing.T, address string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, log strings.Builder
@@ -36,6 +38,11 @@ func command(t *testing.T, address string, args ...string) (stdout, stderr strin
 	cmd.Env = append(os.Environ(), "RUN_PROGRAM=1", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+address)
 	for _, d := range demos {
 		cmd.Env = append(cmd.Env, d.variable+"=")
+	}
+	for _, argument := range args {
+		if strings.Contains(argument, "=") {
+			cmd.Env, cmd.Args = append(cmd.Env, argument), cmd.Args[:len(cmd.Args)-1]
+		}
 	}
 	cmd.Stdout, cmd.Stderr = &out, &log
 	err = cmd.Run()
@@ -120,6 +127,9 @@ func TestEachBroker(t *testing.T) {
 					t.Errorf("no span of the trace %s has arrived", id[1])
 				}
 			}
+			if !strings.Contains(stderr, "give up") {
+				t.Errorf("no line says that a message is given up:\n%s", stderr)
+			}
 			if len(ids) != test.lines || process != test.process || failures != test.failed ||
 				links != test.linksOfTheBatch || second != test.secondDeliveries {
 				t.Errorf("%d ids, %d process spans, of which %d failed and %d were second deliveries, and a batch with %d links; want %+v\n%s%s",
@@ -139,6 +149,26 @@ func TestWithoutAnAgentOneLineSaysHowToStartIt(t *testing.T) {
 	stdout, stderr, err := command(t, address, "nats")
 	if err == nil || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "go run -C local . -recipe own-program") {
 		t.Errorf("%v, %q, %q", err, stdout, stderr)
+	}
+}
+
+// The first line is what is wrong, and not where to look for traces.
+func TestWithoutABrokerThereIsNothingToOpen(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // it looks like an agent
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	for _, d := range demos {
+		closed := map[string]string{"nats": "nats://127.0.0.1:1", "kafka": "127.0.0.1:1", "rabbitmq": "amqp://127.0.0.1:1/",
+			"redisstreams": "redis://127.0.0.1:1/0"}[d.name]
+		if closed == "" {
+			continue
+		}
+		stdout, stderr, err := command(t, listener.Addr().String(), d.name, d.variable+"="+closed)
+		if err == nil || strings.Contains(stdout, "Open http") || !strings.Contains(stderr, d.name+": ") {
+			t.Errorf("%s: %v, %q, %q", d.name, err, stdout, stderr)
+		}
 	}
 }
 
@@ -209,6 +239,25 @@ func TestTrapAPackageLevelTracerStaysOnItsFirstProvider(t *testing.T) {
 	span.End()
 	if len(own.Started()) != 0 {
 		t.Error("the tracer has moved to the second provider: this is no longer a trap")
+	}
+}
+
+// The README's table of servers is the tests' own list.
+func TestTheReadmeListsTheServersOfTheTests(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "| lesson | server | required in CI by |\n|---|---|---|\n"
+	for _, kind := range server.Kinds {
+		required := "always there"
+		if kind.Require != "" {
+			required = "`" + kind.Require + "=1`"
+		}
+		want += fmt.Sprintf("| %s | %s | %s |\n", kind.Lesson, kind.Name, required)
+	}
+	if !strings.Contains(string(readme), "\n"+want+"\n") {
+		t.Errorf("README.md lacks this table:\n%s", want)
 	}
 }
 

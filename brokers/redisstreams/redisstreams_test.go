@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"strconv"
 	"sync"
 	"testing"
@@ -24,43 +22,36 @@ import (
 
 func TestMain(m *testing.M) { brokertest.Main(m) }
 
-// on runs a test on miniredis, and on the redis-server in the PATH. REQUIRE_REDIS=1 makes it fail if there is none.
-func on(t *testing.T, test func(t *testing.T, connect func(t *testing.T) (client *redis.Client, stop func()))) {
-	for name, start := range map[string]func() (string, func(), error){"miniredis": server.Miniredis, "redis-server": server.Redis} {
-		t.Run(name, func(t *testing.T) {
-			if _, err := exec.LookPath("redis-server"); name == "redis-server" && err != nil && os.Getenv("REQUIRE_REDIS") == "" {
-				t.Skip(err)
+// A connector starts a server, and returns a client.
+type connector func(t *testing.T) (*redis.Client, *server.Server)
+
+// on runs a test on each server.
+func on(t *testing.T, test func(*testing.T, connector)) {
+	brokertest.On(t, "redisstreams", func(t *testing.T, start func(*testing.T) *server.Server) {
+		test(t, func(t *testing.T) (*redis.Client, *server.Server) {
+			t.Helper()
+			s := start(t)
+			options, err := redis.ParseURL(s.URL)
+			if err != nil {
+				t.Fatal(err)
 			}
-			test(t, func(t *testing.T) (*redis.Client, func()) {
-				t.Helper()
-				brokertest.Spans.Reset()
-				url, stop, err := start()
-				if err != nil {
-					t.Fatal(err)
-				}
-				stop = sync.OnceFunc(stop)
-				t.Cleanup(stop)
-				options, err := redis.ParseURL(url)
-				if err != nil {
-					t.Fatal(err)
-				}
-				options.MaxRetries = -1
-				client := redis.NewClient(options)
-				t.Cleanup(func() { client.Close() })
-				if err := (Worker{Client: client}).Join(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				return client, stop
-			})
+			options.MaxRetries = -1
+			client := redis.NewClient(options)
+			t.Cleanup(func() { client.Close() })
+			if err := (Worker{Client: client}).Join(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return client, s
 		})
-	}
+	})
 }
 
 func TestSuite(t *testing.T) {
-	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+	on(t, func(t *testing.T, connect connector) {
 		brokertest.Run(t, func(t *testing.T) brokertest.Broker {
-			client, stop := connect(t)
+			client, s := connect(t)
 			return brokertest.Broker{
+				Server:    s,
 				System:    "redis",
 				Published: "publish work",
 				Publish:   func(ctx context.Context, task string) error { return Publish(ctx, client, task) },
@@ -86,7 +77,7 @@ func TestSuite(t *testing.T) {
 				Keeps:      true,
 				Twice:      true,
 				Undecoded:  []byte("undecoded"),
-				Fail:       func(t *testing.T, then func()) { stop(); then() },
+				Fail:       func(t *testing.T, then func()) { s.Stop(); then() },
 			}
 		})
 	})
@@ -95,7 +86,7 @@ func TestSuite(t *testing.T) {
 // A worker takes three entries and dies before it has acknowledged any. The obvious loop, which reads only new entries,
 // never sees them again.
 func TestTrapEntriesOfADeadWorkerAreNotReadAgain(t *testing.T) {
-	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+	on(t, func(t *testing.T, connect connector) {
 		client, _ := connect(t)
 		for _, task := range []string{"make donuts", "make coffee", "make tea"} {
 			if err := Publish(t.Context(), client, task); err != nil {
@@ -138,8 +129,71 @@ func TestTrapEntriesOfADeadWorkerAreNotReadAgain(t *testing.T) {
 	})
 }
 
+// Each worker that gets an entry dies. The next one gives it up, though no handler has returned an error.
+func TestAnEntryWhoseWorkersDieIsGivenUp(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, _ := connect(t)
+		if err := Publish(t.Context(), client, "make donuts"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (Worker{Client: client, Name: "dead"}).read(1); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if entries, err := (Worker{Client: client, Name: "dead"}).claim(); err != nil || len(entries) != 1 {
+				t.Fatal(entries, err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- Worker{Client: client, Name: "worker"}.Receive(ctx, func(context.Context, string) error {
+				t.Error("the entry was delivered again")
+				return nil
+			})
+		}()
+		span := brokertest.Named(t, "ack work", 1)[0]
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		brokertest.LinksTo(t, span, brokertest.Named(t, "publish work", 1)[0].SpanContext())
+		if got := brokertest.Attribute(span, "work.delivery_count"); got != "3" || brokertest.Attribute(span, "error.type") != "given_up" {
+			t.Errorf("%s deliveries, %v", got, span.Attributes())
+		}
+	})
+}
+
+// Someone deletes the stream, or Redis has lost it in a restart. The worker joins a new one.
+func TestAStreamThatIsGoneIsJoinedAgain(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, _ := connect(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- Worker{Client: client, Name: "worker", Idle: time.Hour}.Receive(ctx, func(context.Context, string) error { return nil })
+		}()
+		if err := Publish(t.Context(), client, "before"); err != nil {
+			t.Fatal(err)
+		}
+		brokertest.Named(t, "process work", 1)
+		if err := client.FlushAll(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		brokertest.Eventually(t, "line", func() bool { return len(brokertest.Lines("joined a new one")) > 0 })
+		if err := Publish(t.Context(), client, "after"); err != nil {
+			t.Fatal(err)
+		}
+		brokertest.Named(t, "process work", 2)
+		cancel()
+		if err := <-done; err != nil || len(brokertest.Lines("joined a new one")) != 1 || len(brokertest.Lines("unreachable")) != 0 {
+			t.Errorf("%v, %v", err, brokertest.Lines(""))
+		}
+	})
+}
+
 func TestABatchLinksToEachProducer(t *testing.T) {
-	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+	on(t, func(t *testing.T, connect connector) {
 		client, _ := connect(t)
 		for _, task := range []string{"make donuts", "make coffee", "make tea"} {
 			if err := Publish(t.Context(), client, task); err != nil {
@@ -173,7 +227,7 @@ func TestABatchLinksToEachProducer(t *testing.T) {
 			t.Errorf("%d entries are pending, %v; want none", pending.Count, err)
 		}
 		// A failed batch is redelivered, entry by entry.
-		brokertest.Spans.Reset()
+		brokertest.Reset()
 		if err := Publish(t.Context(), client, "make donuts"); err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +245,7 @@ func TestABatchLinksToEachProducer(t *testing.T) {
 
 // The obvious span for a batch is a child of its first entry.
 func TestTrapABatchAsAChildLosesTheOtherTraces(t *testing.T) {
-	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+	on(t, func(t *testing.T, connect connector) {
 		client, _ := connect(t)
 		for _, task := range []string{"make donuts", "make coffee"} {
 			if err := Publish(t.Context(), client, task); err != nil {
@@ -213,7 +267,7 @@ func TestTrapABatchAsAChildLosesTheOtherTraces(t *testing.T) {
 
 // The SDK drops a link to nowhere, unless it has attributes.
 func TestTrapALinkWithAttributesLeadsNowhere(t *testing.T) {
-	brokertest.Spans.Reset()
+	brokertest.Reset()
 	entry := redis.XMessage{ID: "1-0", Values: map[string]any{"task": "make donuts"}}
 	_, span := tracer.Start(t.Context(), "obvious", trace.WithLinks(
 		trace.LinkFromContext(extract(entry), semconv.MessagingMessageID(entry.ID))))
@@ -226,7 +280,7 @@ func TestTrapALinkWithAttributesLeadsNowhere(t *testing.T) {
 
 // Pub/sub delivers a message to both workers, a group to only one of them.
 func TestAGroupGivesEachEntryToOneWorker(t *testing.T) {
-	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+	on(t, func(t *testing.T, connect connector) {
 		client, _ := connect(t)
 		channel := client.Subscribe(t.Context(), "channel")
 		another := client.Subscribe(t.Context(), "channel")

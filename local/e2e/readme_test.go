@@ -30,11 +30,13 @@ var runBy = map[string]string{
 		"localhost:9412/api/v2/spans": "TestRecipes",
 	"curl -sG localhost:9090/api/v1/query_exemplars -d start=$(($(date +%s) - 300)) -d end=$(date +%s) " +
 		`--data-urlencode 'query=traces_span_metrics_duration_seconds_bucket{span_name="HTTP GET", le="0.25"}'`: "TestRecipes",
-	"go test ./... && go test -C local -count=1 ./...": ".ci/run",
-	"go test -C local/e2e -count=1 -timeout 40m -long": ".ci/run",
-	"go test -C local/e2e -count=1 -run Recipes":       "TestRecipes",
-	"go run -C brokers . redisstreams":                 "TestEachBroker",
-	"redis-cli -p 16379 subscribe work":                "TestTheMessageTellsWhoIsBroken",
+	"go test ./... && go test -C local -count=1 ./...":                                             ".ci/run",
+	"go test -C local/e2e -count=1 -timeout 40m -long":                                             ".ci/run",
+	"go test -C local/e2e -count=1 -run Recipes":                                                   "TestRecipes",
+	"go run -C brokers . redisstreams":                                                             "TestEachBroker",
+	"mvn -f brokers/server/pom.xml dependency:copy-dependencies -DoutputDirectory=/tmp/kafka/libs": ".ci/run",
+	"KAFKA_HOME=/tmp/kafka go test -C brokers -count=1 ./kafka":                                    ".ci/run",
+	"redis-cli -p 16379 subscribe work":                                                            "TestTheMessageTellsWhoIsBroken",
 
 	"go test -C local/e2e -count=1 -run Cases":                                                 "TestCases",
 	"curl -i -H 'baggage: username=alice' localhost:8080/hello":                                "TestDemo",
