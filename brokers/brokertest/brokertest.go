@@ -1,17 +1,15 @@
-// Package brokertest holds the tests that all four brokers pass.
+// Package brokertest holds the tests that all brokers pass.
 package brokertest
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -19,23 +17,11 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
-	"go.uber.org/goleak"
+
+	"otel-demo/brokers/server"
 )
-
-// Spans records the spans of all of a package's tests: its tracer stays on the first provider ever set.
-var Spans = tracetest.NewSpanRecorder()
-
-// Main runs a package's tests, and fails if they leave a goroutine behind.
-func Main(m goleak.TestingM) {
-	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(Spans)))
-	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
-	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil)))
-	goleak.VerifyTestMain(m)
-}
 
 // Handler has the type that each lesson calls Handler.
 type Handler = func(ctx context.Context, task string) error
@@ -55,6 +41,7 @@ type Broker struct {
 	Twice      bool                            // a header can occur twice
 	Fail       func(t *testing.T, then func()) // calls then while the broker can't be reached
 	Undecoded  []byte                          // a body that the lesson can't decode
+	Server     *server.Server
 }
 
 // Header is a message header, as a program in another language sends it.
@@ -84,22 +71,15 @@ func Run(t *testing.T, start func(t *testing.T) Broker) {
 		{"a handler that fails", func(t *testing.T, b Broker) {
 			failure(t, b, "no donuts left", "*errors.errorString", func() error { return errors.New("no donuts left") })
 		}},
-		{"a handler that panics", func(t *testing.T, b Broker) {
-			for _, span := range failure(t, b, "panic: no donuts", "panic", func() error { panic("no donuts") }) {
-				if events := span.Events(); len(events) != 1 || events[0].Name != "exception" {
-					t.Errorf("the span's events are %v, want one exception", events)
-				} else if i := slices.IndexFunc(events[0].Attributes, func(a kv) bool { return a.Key == "exception.stacktrace" }); i < 0 ||
-					!strings.Contains(events[0].Attributes[i].Value.AsString(), "brokertest.failure") {
-					t.Errorf("the event has no stack with the handler in it: %v", events[0].Attributes)
-				}
-			}
-		}},
+		{"a handler that panics", panics},
+		{"a message that is given up", givenUp},
 		{"a message that can't be decoded", undecodable},
 		{"a publish that fails", failedPublish},
 		{"SIGTERM with messages in flight", sigterm},
+		{"a restart of the broker with messages in flight", restart},
+		{"a broker that goes silent", silent},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			Spans.Reset()
 			test.run(t, start(t))
 		})
 	}
@@ -234,6 +214,49 @@ func failure(t *testing.T, b Broker, status, errorType string, fail func() error
 	return failed
 }
 
+// panics expects the stack in the log, with the ids of the failed span.
+func panics(t *testing.T, b Broker) {
+	for _, span := range failure(t, b, "panic: no donuts", "panic", func() error { panic("no donuts") }) {
+		stacks := 0
+		for _, line := range Lines("") {
+			if line.Span.Equal(span.SpanContext()) && strings.Contains(line.Attributes["exception.stacktrace"], "brokertest.failure") {
+				stacks++
+			}
+		}
+		if stacks != 1 || len(span.Events()) > 0 {
+			t.Errorf("%d lines have the stack, and the span has the events %v; want one line, and no event", stacks, span.Events())
+		}
+	}
+}
+
+// givenUp expects, for a message whose handler always fails, one line in the log and a failed span, both with the number
+// of deliveries, and a link from the span to the producer.
+func givenUp(t *testing.T, b Broker) {
+	stop := receive(t, b, func(context.Context, string) error { return errors.New("no donuts left") })
+	if err := b.Publish(t.Context(), "make donuts"); err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, "line that says so", func() bool { return len(Lines("given up")) > 0 })
+	stop()
+	lines := Lines("given up")
+	if len(lines) != 1 || lines[0].Attributes["deliveries"] != fmt.Sprint(b.Deliveries) {
+		t.Fatalf("the lines are %v, want one with %d deliveries", lines, b.Deliveries)
+	}
+	producer := Named(t, b.Published, 1)[0].SpanContext()
+	for _, span := range Spans.Ended() {
+		if span.SpanContext().SpanID() != lines[0].Span.SpanID() {
+			continue
+		}
+		LinksTo(t, span, producer)
+		if span.Status().Code != codes.Error || Attribute(span, "error.type") == "" ||
+			Attribute(span, "work.delivery_count") != fmt.Sprint(b.Deliveries) || span.SpanContext().TraceID() != producer.TraceID() {
+			t.Errorf("%s: %v, %v; want an error and %d deliveries", span.Name(), span.Status(), span.Attributes(), b.Deliveries)
+		}
+		return
+	}
+	t.Error("the line has the ids of no span")
+}
+
 func undecodable(t *testing.T, b Broker) {
 	stop := receive(t, b, func(_ context.Context, task string) error {
 		if task != "make donuts" {
@@ -331,6 +354,106 @@ func sigterm(t *testing.T, b Broker) {
 		}
 	}
 	t.Logf("%d of %d messages were processed before Receive returned, the rest by the next worker", first, messages)
+}
+
+// restart stops the broker while a message is being processed, and starts it again. The worker says so once, and goes on
+// by itself. A broker that keeps messages loses none.
+func restart(t *testing.T, b Broker) {
+	if !b.Server.Restartable() {
+		t.Skip("this server can't be started again")
+	}
+	const messages = 5
+	var mu sync.Mutex
+	seen := map[string]int{}
+	begun, release := make(chan struct{}, 1000), make(chan struct{})
+	stop := receive(t, b, func(_ context.Context, task string) error {
+		begun <- struct{}{}
+		<-release
+		mu.Lock()
+		defer mu.Unlock()
+		seen[task]++
+		return nil
+	})
+	for i := range messages {
+		if err := b.Publish(t.Context(), fmt.Sprint("before ", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-begun
+	for range messages - 1 {
+		if !b.Keeps { // what has been delivered must be done then
+			<-begun
+		}
+	}
+	b.Server.Stop()
+	close(release)
+	Eventually(t, "line that says that the broker is unreachable", func() bool { return len(Lines("unreachable")) > 0 })
+	if err := b.Server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	recovered(t, b, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		for i := range messages {
+			if seen[fmt.Sprint("before ", i)] == 0 {
+				return false
+			}
+		}
+		return seen["after"] > 0
+	})
+	stop()
+	t.Logf("deliveries: %v", seen)
+}
+
+// silent makes the broker silent, with its connections open. Publish and the worker notice it, and the worker goes on
+// once the broker responds again.
+func silent(t *testing.T, b Broker) {
+	var processed atomic.Int64
+	stop := receive(t, b, func(context.Context, string) error { processed.Add(1); return nil })
+	if err := b.Publish(t.Context(), "before"); err != nil {
+		t.Fatal(err)
+	}
+	Named(t, "process work", 1)
+	resume, err := b.Server.Pause()
+	if errors.Is(err, errors.ErrUnsupported) {
+		stop()
+		t.Skip("this server can't be paused")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer resume()
+	paused := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := b.Publish(ctx, "meanwhile"); err == nil {
+		t.Error("Publish returned nil, though the broker is silent")
+	}
+	Eventually(t, "line that says that the broker is unreachable", func() bool { return len(Lines("unreachable")) > 0 })
+	if noticed := time.Since(paused); noticed > 45*time.Second {
+		t.Errorf("the worker has noticed it after %v, want at most 45 s", noticed)
+	} else {
+		t.Logf("the worker has noticed it after %v", noticed)
+	}
+	resume()
+	before := processed.Load()
+	recovered(t, b, func() bool { return processed.Load() > before })
+	stop()
+}
+
+// recovered publishes until Publish succeeds, waits until all is done, and fails unless the log says once that the broker
+// was unreachable, and once that it is back.
+func recovered(t *testing.T, b Broker, done func() bool) {
+	t.Helper()
+	Eventually(t, "publish that succeeds", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		return b.Listening() && b.Publish(ctx, "after") == nil
+	})
+	Eventually(t, "end of the work", done)
+	Eventually(t, "line that says that the broker is back", func() bool { return len(Lines("is back")) > 0 })
+	if gone, back := Lines("unreachable"), Lines("is back"); len(gone) != 1 || len(back) != 1 {
+		t.Errorf("the log has %v and %v, want one line of each", gone, back)
+	}
 }
 
 // receive starts Receive, and returns once messages will be received. stop stops it, and waits for those in progress.

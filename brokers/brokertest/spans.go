@@ -11,10 +11,10 @@ import (
 
 type kv = attribute.KeyValue
 
-// Eventually waits until condition is true, for up to 30 s.
+// Eventually waits until condition is true, for up to a minute.
 func Eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(60 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !condition() {
@@ -24,7 +24,10 @@ func Eventually(t *testing.T, what string, condition func() bool) {
 			for _, span := range Spans.Ended() {
 				t.Logf("%s  %v", span.Name(), span.Status())
 			}
-			t.Fatalf("no %s within 30 s", what)
+			for _, line := range Lines("") {
+				t.Logf("%s  %v", line.Message, line.Attributes)
+			}
+			t.Fatalf("no %s within a minute", what)
 		}
 	}
 }

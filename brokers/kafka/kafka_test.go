@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/plugin/kotel"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/codes"
@@ -20,23 +22,41 @@ import (
 
 func TestMain(m *testing.M) { brokertest.Main(m) }
 
-// connect starts kfake, and returns a function that connects to it, and one that stops it before the test's end.
-func connect(t *testing.T) (client func(options ...kgo.Opt) *kgo.Client, stop func()) {
+// A connector starts a server with an empty topic, and returns a function that connects to it.
+type connector func(t *testing.T) (func(options ...kgo.Opt) *kgo.Client, *server.Server)
+
+// on runs a test on each server.
+func on(t *testing.T, test func(*testing.T, connector)) {
+	brokertest.On(t, "kafka", func(t *testing.T, start func(*testing.T) *server.Server) {
+		test(t, func(t *testing.T) (func(options ...kgo.Opt) *kgo.Client, *server.Server) {
+			t.Helper()
+			s := start(t)
+			client := func(options ...kgo.Opt) *kgo.Client {
+				client, err := kgo.NewClient(append(options, kgo.SeedBrokers(s.URL))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(client.Close)
+				return client
+			}
+			empty(t, client(), s.URL, 1)
+			return client, s
+		})
+	})
+}
+
+// empty creates the topic anew, and deletes the group.
+func empty(t *testing.T, client *kgo.Client, address string, partitions int32) {
 	t.Helper()
-	brokertest.Spans.Reset()
-	address, stop, err := server.Kafka()
-	if err != nil {
+	brokertest.Eventually(t, "empty group", func() bool {
+		request := kmsg.NewPtrDeleteGroupsRequest()
+		request.Groups = []string{group}
+		response, err := request.RequestWith(t.Context(), client)
+		return err == nil && response.Groups[0].ErrorCode != kerr.NonEmptyGroup.Code
+	})
+	if err := server.CreateTopic(address, topic, partitions); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(stop)
-	return func(options ...kgo.Opt) *kgo.Client {
-		client, err := kgo.NewClient(append(options, kgo.SeedBrokers(address))...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(client.Close)
-		return client
-	}, stop
 }
 
 func produce(t *testing.T, client *kgo.Client, record *kgo.Record) {
@@ -47,34 +67,37 @@ func produce(t *testing.T, client *kgo.Client, record *kgo.Record) {
 }
 
 func TestSuite(t *testing.T) {
-	brokertest.Run(t, func(t *testing.T) brokertest.Broker {
-		client, stop := connect(t)
-		producer, otherLanguage := client(Traced()), client()
-		return brokertest.Broker{
-			System:    "kafka",
-			Published: "work publish",
-			Received:  "work receive",
-			Publish:   func(ctx context.Context, task string) error { return Publish(ctx, producer, task) },
-			Receive: func(ctx context.Context, handle brokertest.Handler) error {
-				consumer := client(append(Consumer(), Traced())...)
-				defer consumer.Close()
-				return Receive(ctx, consumer, handle)
-			},
-			Listening: func() bool { return true }, // from the topic's start
-			Send: func(t *testing.T, headers []brokertest.Header, body []byte) {
-				record := &kgo.Record{Topic: "work", Value: body}
-				for _, header := range headers {
-					record.Headers = append(record.Headers, kgo.RecordHeader{Key: header.Key, Value: []byte(header.Value)})
-				}
-				produce(t, otherLanguage, record)
-			},
-			Deliveries: 1,
-			Keeps:      true,
-			Twice:      true,
-			First:      true,
-			Undecoded:  []byte("\xff"),
-			Fail:       func(t *testing.T, then func()) { stop(); then() },
-		}
+	on(t, func(t *testing.T, connect connector) {
+		brokertest.Run(t, func(t *testing.T) brokertest.Broker {
+			client, s := connect(t)
+			producer, otherLanguage := client(Traced()), client()
+			return brokertest.Broker{
+				Server:    s,
+				System:    "kafka",
+				Published: "work publish",
+				Received:  "work receive",
+				Publish:   func(ctx context.Context, task string) error { return Publish(ctx, producer, task) },
+				Receive: func(ctx context.Context, handle brokertest.Handler) error {
+					consumer := client(append(Consumer(), Traced())...)
+					defer consumer.Close()
+					return Receive(ctx, consumer, handle)
+				},
+				Listening: func() bool { return true }, // from the topic's start
+				Send: func(t *testing.T, headers []brokertest.Header, body []byte) {
+					record := &kgo.Record{Topic: "work", Value: body}
+					for _, header := range headers {
+						record.Headers = append(record.Headers, kgo.RecordHeader{Key: header.Key, Value: []byte(header.Value)})
+					}
+					produce(t, otherLanguage, record)
+				},
+				Deliveries: 1,
+				Keeps:      true,
+				Twice:      true,
+				First:      true,
+				Undecoded:  []byte("\xff"),
+				Fail:       func(t *testing.T, then func()) { s.Stop(); then() },
+			}
+		})
 	})
 }
 
@@ -89,169 +112,181 @@ func fetch(t *testing.T, client *kgo.Client) *kgo.Record {
 
 // kotel's own spans end once the record has been polled: no span covers the work, and no span shows its error.
 func TestTrapKotelHasNoSpanForTheWork(t *testing.T) {
-	client, _ := connect(t)
-	if err := Publish(t.Context(), client(Traced()), "make donuts"); err != nil {
-		t.Fatal(err)
-	}
-	obvious := client(kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), Traced())
-	record := fetch(t, obvious)
-	if span := trace.SpanFromContext(record.Context); span.IsRecording() {
-		t.Error("the span in the record's context has not ended: this is no longer a trap")
-	} else {
-		span.SetStatus(codes.Error, "no donuts left") // as a handler would, but too late
-	}
-	for _, span := range brokertest.Spans.Ended() {
-		if span.Status().Code == codes.Error || len(span.Links()) > 0 {
-			t.Errorf("%s: %v, %v: this is no longer a trap", span.Name(), span.Status(), span.Links())
+	on(t, func(t *testing.T, connect connector) {
+		client, _ := connect(t)
+		if err := Publish(t.Context(), client(Traced()), "make donuts"); err != nil {
+			t.Fatal(err)
 		}
-	}
-	process(record.Context, []*kgo.Record{record}, func(context.Context) error { return errors.New("no donuts left") })
-	if span := brokertest.Named(t, "process work", 1)[0]; span.Status().Code != codes.Error {
-		t.Errorf("the lesson's span has the status %v", span.Status())
-	} else {
-		brokertest.LinksTo(t, span, brokertest.Named(t, "work publish", 1)[0].SpanContext())
-	}
+		obvious := client(kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), Traced())
+		record := fetch(t, obvious)
+		if span := trace.SpanFromContext(record.Context); span.IsRecording() {
+			t.Error("the span in the record's context has not ended: this is no longer a trap")
+		} else {
+			span.SetStatus(codes.Error, "no donuts left") // as a handler would, but too late
+		}
+		for _, span := range brokertest.Spans.Ended() {
+			if span.Status().Code == codes.Error || len(span.Links()) > 0 {
+				t.Errorf("%s: %v, %v: this is no longer a trap", span.Name(), span.Status(), span.Links())
+			}
+		}
+		process(record.Context, []*kgo.Record{record}, func(context.Context) error { return errors.New("no donuts left") })
+		if span := brokertest.Named(t, "process work", 1)[0]; span.Status().Code != codes.Error {
+			t.Errorf("the lesson's span has the status %v", span.Status())
+		} else {
+			brokertest.LinksTo(t, span, brokertest.Named(t, "work publish", 1)[0].SpanContext())
+		}
+	})
 }
 
 func TestTrapKotelHasNoErrorType(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		traced kgo.Opt
-		want   string
-	}{
-		{"obvious", kgo.WithHooks(kotel.NewTracer()), ""},
-		{"obvious order", kgo.WithHooks(kotel.NewTracer(), errorType{}), ""},
-		{"lesson", Traced(), "*errors.errorString"},
-	} {
-		client, _ := connect(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if err := Publish(ctx, client(test.traced), "make donuts"); err == nil {
-			t.Errorf("%s: Publish returned nil though its context is done", test.name)
+	on(t, func(t *testing.T, connect connector) {
+		for _, test := range []struct {
+			name   string
+			traced kgo.Opt
+			want   string
+		}{
+			{"obvious", kgo.WithHooks(kotel.NewTracer()), ""},
+			{"obvious order", kgo.WithHooks(kotel.NewTracer(), errorType{}), ""},
+			{"lesson", Traced(), "*errors.errorString"},
+		} {
+			client, _ := connect(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := Publish(ctx, client(test.traced), "make donuts"); err == nil {
+				t.Errorf("%s: Publish returned nil though its context is done", test.name)
+			}
+			span := brokertest.Named(t, "work publish", 1)[0]
+			if got := brokertest.Attribute(span, "error.type"); got != test.want || span.Status().Code != codes.Error {
+				t.Errorf("%s: %v with error.type=%q, want %q", test.name, span.Status(), got, test.want)
+			}
 		}
-		span := brokertest.Named(t, "work publish", 1)[0]
-		if got := brokertest.Attribute(span, "error.type"); got != test.want || span.Status().Code != codes.Error {
-			t.Errorf("%s: %v with error.type=%q, want %q", test.name, span.Status(), got, test.want)
-		}
-	}
+	})
 }
 
 // A worker forwards a record, with its headers, to another topic.
 func TestTrapAHeaderThatIsAppendedIsNotRead(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		inject func(context.Context, *kgo.Record)
-		moved  bool // the consumer continues from the span that forwarded the record
-	}{
-		{"obvious", func(ctx context.Context, record *kgo.Record) {
-			headers := propagation.MapCarrier{}
-			otel.GetTextMapPropagator().Inject(ctx, headers)
-			for key, value := range headers {
-				record.Headers = append(record.Headers, kgo.RecordHeader{Key: key, Value: []byte(value)})
+	on(t, func(t *testing.T, connect connector) {
+		for _, test := range []struct {
+			name   string
+			inject func(context.Context, *kgo.Record)
+			moved  bool // the consumer continues from the span that forwarded the record
+		}{
+			{"obvious", func(ctx context.Context, record *kgo.Record) {
+				headers := propagation.MapCarrier{}
+				otel.GetTextMapPropagator().Inject(ctx, headers)
+				for key, value := range headers {
+					record.Headers = append(record.Headers, kgo.RecordHeader{Key: key, Value: []byte(value)})
+				}
+			}, false},
+			{"lesson", func(ctx context.Context, record *kgo.Record) {
+				otel.GetTextMapPropagator().Inject(ctx, kotel.NewRecordCarrier(record))
+			}, true},
+		} {
+			client, _ := connect(t)
+			record := &kgo.Record{Topic: "work", Headers: []kgo.RecordHeader{
+				{Key: "traceparent", Value: []byte("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")}}}
+			ctx, span := otel.Tracer("test").Start(t.Context(), "pass on")
+			span.End()
+			test.inject(ctx, record)
+			produce(t, client(), record)
+			received := fetch(t, client(kgo.ConsumeTopics("work"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())))
+			got := trace.SpanContextFromContext(otel.GetTextMapPropagator().Extract(t.Context(), kotel.NewRecordCarrier(received)))
+			if moved := got.SpanID() == span.SpanContext().SpanID(); moved != test.moved {
+				t.Errorf("%s: the consumer continues from %v; want the span that forwarded the record: %v", test.name, got, test.moved)
 			}
-		}, false},
-		{"lesson", func(ctx context.Context, record *kgo.Record) {
-			otel.GetTextMapPropagator().Inject(ctx, kotel.NewRecordCarrier(record))
-		}, true},
-	} {
-		client, _ := connect(t)
-		record := &kgo.Record{Topic: "work", Headers: []kgo.RecordHeader{
-			{Key: "traceparent", Value: []byte("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")}}}
-		ctx, span := otel.Tracer("test").Start(t.Context(), "pass on")
-		span.End()
-		test.inject(ctx, record)
-		produce(t, client(), record)
-		received := fetch(t, client(kgo.ConsumeTopics("work"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())))
-		got := trace.SpanContextFromContext(otel.GetTextMapPropagator().Extract(t.Context(), kotel.NewRecordCarrier(received)))
-		if moved := got.SpanID() == span.SpanContext().SpanID(); moved != test.moved {
-			t.Errorf("%s: the consumer continues from %v; want the span that forwarded the record: %v", test.name, got, test.moved)
 		}
-	}
+	})
 }
 
 // A worker processes a record and dies before it commits. The next worker's span is in the same trace, and links to the
 // same producer.
 func TestARecordThatComesAgainLinksToTheSameProducer(t *testing.T) {
-	client, _ := connect(t)
-	if err := Publish(t.Context(), client(Traced()), "make donuts"); err != nil {
-		t.Fatal(err)
-	}
-	dying := client(append(Consumer(), Traced())...)
-	dead := make(chan struct{})
-	go func() {
-		defer close(dead)
-		Receive(t.Context(), dying, func(context.Context, string) error { runtime.Goexit(); return nil })
-	}()
-	<-dead
-	dying.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	next := client(append(Consumer(), Traced())...)
-	if err := Receive(ctx, next, func(context.Context, string) error { cancel(); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	publish := brokertest.Named(t, "work publish", 1)[0].SpanContext()
-	for _, span := range brokertest.Named(t, "process work", 2) {
-		brokertest.LinksTo(t, span, publish)
-		if span.SpanContext().TraceID() != publish.TraceID() || brokertest.Attribute(span, "messaging.kafka.offset") != "0" {
-			t.Errorf("the span is in the trace %v with %v", span.SpanContext().TraceID(), span.Attributes())
+	on(t, func(t *testing.T, connect connector) {
+		client, _ := connect(t)
+		if err := Publish(t.Context(), client(Traced()), "make donuts"); err != nil {
+			t.Fatal(err)
 		}
-	}
+		dying := client(append(Consumer(), Traced())...)
+		dead := make(chan struct{})
+		go func() {
+			defer close(dead)
+			Receive(t.Context(), dying, func(context.Context, string) error { runtime.Goexit(); return nil })
+		}()
+		<-dead
+		dying.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		next := client(append(Consumer(), Traced())...)
+		if err := Receive(ctx, next, func(context.Context, string) error { cancel(); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		publish := brokertest.Named(t, "work publish", 1)[0].SpanContext()
+		for _, span := range brokertest.Named(t, "process work", 2) {
+			brokertest.LinksTo(t, span, publish)
+			if span.SpanContext().TraceID() != publish.TraceID() || brokertest.Attribute(span, "messaging.kafka.offset") != "0" {
+				t.Errorf("the span is in the trace %v with %v", span.SpanContext().TraceID(), span.Attributes())
+			}
+		}
+	})
 }
 
 // Three traces, and one span for all of their records.
 func TestABatchLinksToEachProducer(t *testing.T) {
-	client, _ := connect(t)
-	producer := client(Traced())
-	for _, task := range []string{"make donuts", "make coffee", "make tea"} {
-		if err := Publish(t.Context(), producer, task); err != nil {
-			t.Fatal(err)
+	on(t, func(t *testing.T, connect connector) {
+		client, _ := connect(t)
+		producer := client(Traced())
+		for _, task := range []string{"make donuts", "make coffee", "make tea"} {
+			if err := Publish(t.Context(), producer, task); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	consumer := client(append(Consumer(), Traced())...)
-	failed := errors.New("no donuts left")
-	var sizes []int
-	for total := 0; total < 3; total += sizes[len(sizes)-1] {
-		if err := ReceiveBatch(t.Context(), consumer, func(_ context.Context, records []*kgo.Record) error {
-			sizes = append(sizes, len(records))
-			return failed
-		}); err != nil {
-			t.Fatal(err)
+		consumer := client(append(Consumer(), Traced())...)
+		failed := errors.New("no donuts left")
+		var sizes []int
+		for total := 0; total < 3; total += sizes[len(sizes)-1] {
+			if err := ReceiveBatch(t.Context(), consumer, func(_ context.Context, records []*kgo.Record) error {
+				sizes = append(sizes, len(records))
+				return failed
+			}); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	published := brokertest.Named(t, "work publish", 3)
-	if len(sizes) != 1 {
-		t.Fatalf("the batches have the sizes %v, want one with all records", sizes)
-	}
-	span := brokertest.Named(t, "process work", 1)[0]
-	brokertest.LinksTo(t, span, published[0].SpanContext(), published[1].SpanContext(), published[2].SpanContext())
-	if got := brokertest.Attribute(span, "messaging.batch.message_count"); got != "3" || span.Parent().IsValid() {
-		t.Errorf("the count is %s and the parent %v, want 3 and none", got, span.Parent())
-	}
-	if offset := span.Links()[2].Attributes; len(offset) != 2 || offset[1].Value.AsInt64() != 2 {
-		t.Errorf("the third link has %v, want its partition and offset 2", offset)
-	}
-	if span.Status().Description != failed.Error() {
-		t.Errorf("the status is %v", span.Status())
-	}
+		published := brokertest.Named(t, "work publish", 3)
+		if len(sizes) != 1 {
+			t.Fatalf("the batches have the sizes %v, want one with all records", sizes)
+		}
+		span := brokertest.Named(t, "process work", 1)[0]
+		brokertest.LinksTo(t, span, published[0].SpanContext(), published[1].SpanContext(), published[2].SpanContext())
+		if got := brokertest.Attribute(span, "messaging.batch.message_count"); got != "3" || span.Parent().IsValid() {
+			t.Errorf("the count is %s and the parent %v, want 3 and none", got, span.Parent())
+		}
+		if offset := span.Links()[2].Attributes; len(offset) != 2 || offset[1].Value.AsInt64() != 2 {
+			t.Errorf("the third link has %v, want its partition and offset 2", offset)
+		}
+		if span.Status().Description != failed.Error() {
+			t.Errorf("the status is %v", span.Status())
+		}
+	})
 }
 
 // The obvious span for a batch is a child of its first record.
 func TestTrapABatchAsAChildLosesTheOtherTraces(t *testing.T) {
-	client, _ := connect(t)
-	producer := client(Traced())
-	for _, task := range []string{"make donuts", "make coffee"} {
-		if err := Publish(t.Context(), producer, task); err != nil {
-			t.Fatal(err)
+	on(t, func(t *testing.T, connect connector) {
+		client, _ := connect(t)
+		producer := client(Traced())
+		for _, task := range []string{"make donuts", "make coffee"} {
+			if err := Publish(t.Context(), producer, task); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	obvious := client(kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), Traced())
-	first, second := fetch(t, obvious), fetch(t, obvious)
-	_, span := tracer.Start(first.Context, "process work")
-	span.End()
-	other := trace.SpanContextFromContext(second.Context).TraceID()
-	for _, span := range brokertest.Named(t, "process work", 1) {
-		if span.SpanContext().TraceID() == other || len(span.Links()) > 0 {
-			t.Error("the batch's span is in the second record's trace or has links: this is no longer a trap")
+		obvious := client(kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), Traced())
+		first, second := fetch(t, obvious), fetch(t, obvious)
+		_, span := tracer.Start(first.Context, "process work")
+		span.End()
+		other := trace.SpanContextFromContext(second.Context).TraceID()
+		for _, span := range brokertest.Named(t, "process work", 1) {
+			if span.SpanContext().TraceID() == other || len(span.Links()) > 0 {
+				t.Error("the batch's span is in the second record's trace or has links: this is no longer a trap")
+			}
 		}
-	}
+	})
 }

@@ -18,53 +18,58 @@ import (
 
 func TestMain(m *testing.M) { brokertest.Main(m) }
 
-// connect starts a server, and returns a connection, and a function that stops the server before the test's end.
-func connect(t *testing.T) (conn *nats.Conn, stop func()) {
-	t.Helper()
-	brokertest.Spans.Reset()
-	url, stop, err := server.NATS()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(stop)
-	conn, err = nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Close)
-	return conn, stop
+// A connector starts a server, and returns a connection to it.
+type connector func(t *testing.T) (*nats.Conn, *server.Server)
+
+// on runs a test on each server.
+func on(t *testing.T, test func(*testing.T, connector)) {
+	brokertest.On(t, "nats", func(t *testing.T, start func(*testing.T) *server.Server) {
+		test(t, func(t *testing.T) (*nats.Conn, *server.Server) {
+			t.Helper()
+			s := start(t)
+			conn, err := nats.Connect(s.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(conn.Close)
+			return conn, s
+		})
+	})
 }
 
 func TestSuite(t *testing.T) {
-	brokertest.Run(t, func(t *testing.T) brokertest.Broker {
-		conn, stop := connect(t)
-		return brokertest.Broker{
-			System:    "nats",
-			Published: "publish work",
-			Publish:   func(ctx context.Context, task string) error { return Publish(ctx, conn, task) },
-			Receive: func(ctx context.Context, handle brokertest.Handler) error {
-				return Receive(ctx, conn, handle)
-			},
-			Listening: func() bool { return conn.NumSubscriptions() > 0 },
-			Send: func(t *testing.T, headers []brokertest.Header, body []byte) {
-				message := &nats.Msg{Subject: "work", Data: body, Header: nats.Header{}}
-				for _, header := range headers {
-					message.Header.Add(header.Key, header.Value)
-				}
-				if err := conn.PublishMsg(message); err != nil {
-					t.Fatal(err)
-				}
-			},
-			Deliveries: 1,
-			Twice:      true,
-			First:      true,
-			Undecoded:  []byte("\xff"),
-			Fail: func(t *testing.T, then func()) {
-				stop()
-				brokertest.Eventually(t, "lost connection", func() bool { return !conn.IsConnected() })
-				then()
-			},
-		}
+	on(t, func(t *testing.T, connect connector) {
+		brokertest.Run(t, func(t *testing.T) brokertest.Broker {
+			conn, s := connect(t)
+			return brokertest.Broker{
+				Server:    s,
+				System:    "nats",
+				Published: "publish work",
+				Publish:   func(ctx context.Context, task string) error { return Publish(ctx, conn, task) },
+				Receive: func(ctx context.Context, handle brokertest.Handler) error {
+					return Receive(ctx, conn, handle)
+				},
+				Listening: func() bool { return conn.NumSubscriptions() > 0 },
+				Send: func(t *testing.T, headers []brokertest.Header, body []byte) {
+					message := &nats.Msg{Subject: "work", Data: body, Header: nats.Header{}}
+					for _, header := range headers {
+						message.Header.Add(header.Key, header.Value)
+					}
+					if err := conn.PublishMsg(message); err != nil {
+						t.Fatal(err)
+					}
+				},
+				Deliveries: 1,
+				Twice:      true,
+				First:      true,
+				Undecoded:  []byte("\xff"),
+				Fail: func(t *testing.T, then func()) {
+					s.Stop()
+					brokertest.Eventually(t, "lost connection", func() bool { return !conn.IsConnected() })
+					then()
+				},
+			}
+		})
 	})
 }
 
@@ -105,132 +110,140 @@ func TestTrapAMessageHasNoHeaders(t *testing.T) {
 }
 
 func TestTrapPublishOnlyBuffers(t *testing.T) {
-	conn, stop := connect(t)
-	stop()
-	brokertest.Eventually(t, "lost connection", func() bool { return !conn.IsConnected() })
-	if err := conn.PublishMsg(nats.NewMsg("work")); err != nil {
-		t.Errorf("without a server, PublishMsg returns %v: this is no longer a trap", err)
-	}
-	if err := Publish(t.Context(), conn, "make donuts"); err == nil {
-		t.Error("without a server, the lesson's Publish returns nil")
-	}
-	if span := brokertest.Named(t, "publish work", 1)[0]; span.Status().Code != codes.Error {
-		t.Errorf("the span's status is %v", span.Status())
-	}
+	on(t, func(t *testing.T, connect connector) {
+		conn, s := connect(t)
+		s.Stop()
+		brokertest.Eventually(t, "lost connection", func() bool { return !conn.IsConnected() })
+		if err := conn.PublishMsg(nats.NewMsg("work")); err != nil {
+			t.Errorf("without a server, PublishMsg returns %v: this is no longer a trap", err)
+		}
+		if err := Publish(t.Context(), conn, "make donuts"); err == nil {
+			t.Error("without a server, the lesson's Publish returns nil")
+		}
+		if span := brokertest.Named(t, "publish work", 1)[0]; span.Status().Code != codes.Error {
+			t.Errorf("the span's status is %v", span.Status())
+		}
+	})
 }
 
 func TestTrapAMessageWithoutAWorkerIsDropped(t *testing.T) {
-	conn, _ := connect(t)
-	if err := Publish(t.Context(), conn, "make donuts"); err != nil {
-		t.Errorf("without a worker, Publish returns %v: this is no longer a trap", err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() {
-		done <- Receive(ctx, conn, func(_ context.Context, task string) error {
-			if task == "make donuts" {
-				t.Error("the message waited for the worker: this is no longer a trap")
-			}
-			cancel()
-			return nil
-		})
-	}()
-	brokertest.Eventually(t, "listener", func() bool { return conn.NumSubscriptions() > 0 })
-	if err := Publish(t.Context(), conn, "make coffee"); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	on(t, func(t *testing.T, connect connector) {
+		conn, _ := connect(t)
+		if err := Publish(t.Context(), conn, "make donuts"); err != nil {
+			t.Errorf("without a worker, Publish returns %v: this is no longer a trap", err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			done <- Receive(ctx, conn, func(_ context.Context, task string) error {
+				if task == "make donuts" {
+					t.Error("the message waited for the worker: this is no longer a trap")
+				}
+				cancel()
+				return nil
+			})
+		}()
+		brokertest.Eventually(t, "listener", func() bool { return conn.NumSubscriptions() > 0 })
+		if err := Publish(t.Context(), conn, "make coffee"); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Two messages whose handlers each wait for the other to begin.
 func TestTrapCallbacksRunOneAtATime(t *testing.T) {
-	conn, _ := connect(t)
-	both := func(subscribe func(handle func())) bool {
-		begun := make(chan struct{}, 2)
-		together := make(chan bool, 2)
-		subscribe(func() {
-			begun <- struct{}{}
-			timeout := time.After(300 * time.Millisecond)
-			for len(begun) < 2 {
-				select {
-				case <-timeout:
-					together <- false
-					return
-				case <-time.After(time.Millisecond):
+	on(t, func(t *testing.T, connect connector) {
+		conn, _ := connect(t)
+		both := func(subscribe func(handle func())) bool {
+			begun := make(chan struct{}, 2)
+			together := make(chan bool, 2)
+			subscribe(func() {
+				begun <- struct{}{}
+				timeout := time.After(300 * time.Millisecond)
+				for len(begun) < 2 {
+					select {
+					case <-timeout:
+						together <- false
+						return
+					case <-time.After(time.Millisecond):
+					}
+				}
+				together <- true
+			})
+			for range 2 {
+				if err := Publish(t.Context(), conn, "make donuts"); err != nil {
+					t.Fatal(err)
 				}
 			}
-			together <- true
-		})
-		for range 2 {
-			if err := Publish(t.Context(), conn, "make donuts"); err != nil {
+			first := <-together
+			return <-together && first
+		}
+
+		var obvious *nats.Subscription
+		if both(func(handle func()) {
+			var err error
+			if obvious, err = conn.QueueSubscribe("work", "workers", func(*nats.Msg) { handle() }); err != nil {
 				t.Fatal(err)
 			}
+		}) {
+			t.Error("two callbacks run at once: this is no longer a trap")
 		}
-		first := <-together
-		return <-together && first
-	}
+		obvious.Unsubscribe()
 
-	var obvious *nats.Subscription
-	if both(func(handle func()) {
-		var err error
-		if obvious, err = conn.QueueSubscribe("work", "workers", func(*nats.Msg) { handle() }); err != nil {
-			t.Fatal(err)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		if !both(func(handle func()) {
+			go func() {
+				done <- Receive(ctx, conn, func(context.Context, string) error { handle(); return nil })
+			}()
+			brokertest.Eventually(t, "listener", func() bool { return conn.NumSubscriptions() > 0 })
+		}) {
+			t.Error("the lesson's Receive handles one message at a time")
 		}
-	}) {
-		t.Error("two callbacks run at once: this is no longer a trap")
-	}
-	obvious.Unsubscribe()
-
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	if !both(func(handle func()) {
-		go func() {
-			done <- Receive(ctx, conn, func(context.Context, string) error { handle(); return nil })
-		}()
-		brokertest.Eventually(t, "listener", func() bool { return conn.NumSubscriptions() > 0 })
-	}) {
-		t.Error("the lesson's Receive handles one message at a time")
-	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // What the lesson's last paragraph says about JetStream.
 func TestJetStreamDeliversAgainWithTheSameHeaders(t *testing.T) {
-	conn, _ := connect(t)
-	js, err := jetstream.New(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "WORK", Subjects: []string{"work"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	consumer, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{
-		AckPolicy: jetstream.AckExplicitPolicy, AckWait: 50 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := Publish(t.Context(), conn, "make donuts"); err != nil {
-		t.Fatal(err)
-	}
-	publish := brokertest.Named(t, "publish work", 1)[0].SpanContext()
-	for delivery := uint64(1); delivery <= 2; delivery++ {
-		message, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second)) // never acknowledged
+	on(t, func(t *testing.T, connect connector) {
+		conn, _ := connect(t)
+		js, err := jetstream.New(conn)
 		if err != nil {
 			t.Fatal(err)
 		}
-		metadata, err := message.Metadata()
-		if err != nil || metadata.NumDelivered != delivery {
-			t.Errorf("delivery %d is number %d, %v", delivery, metadata.NumDelivered, err)
+		stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "WORK", Subjects: []string{"work"}})
+		if err != nil {
+			t.Fatal(err)
 		}
-		ctx := otel.GetTextMapPropagator().Extract(t.Context(), carrier(message.Headers()))
-		if got := trace.SpanContextFromContext(ctx); got.SpanID() != publish.SpanID() {
-			t.Errorf("delivery %d comes from %v, want %v", delivery, got, publish)
+		consumer, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{
+			AckPolicy: jetstream.AckExplicitPolicy, AckWait: 50 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		if err := Publish(t.Context(), conn, "make donuts"); err != nil {
+			t.Fatal(err)
+		}
+		publish := brokertest.Named(t, "publish work", 1)[0].SpanContext()
+		for delivery := uint64(1); delivery <= 2; delivery++ {
+			message, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second)) // never acknowledged
+			if err != nil {
+				t.Fatal(err)
+			}
+			metadata, err := message.Metadata()
+			if err != nil || metadata.NumDelivered != delivery {
+				t.Errorf("delivery %d is number %d, %v", delivery, metadata.NumDelivered, err)
+			}
+			ctx := otel.GetTextMapPropagator().Extract(t.Context(), carrier(message.Headers()))
+			if got := trace.SpanContextFromContext(ctx); got.SpanID() != publish.SpanID() {
+				t.Errorf("delivery %d comes from %v, want %v", delivery, got, publish)
+			}
+		}
+	})
 }

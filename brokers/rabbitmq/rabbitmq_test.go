@@ -3,8 +3,6 @@ package rabbitmq
 import (
 	"context"
 	"errors"
-	"os"
-	"sync"
 	"testing"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -16,50 +14,34 @@ import (
 	"otel-demo/brokers/server"
 )
 
-// The server takes seconds to start, so all tests share one. The first that needs it starts it.
-var (
-	startOnce = sync.OnceValues(func() (url string, err error) {
-		url, stopServer, err = server.RabbitMQ()
-		return url, err
+func TestMain(m *testing.M) { brokertest.Main(m) }
+
+// A connector returns a channel in confirm mode, with the queues new and empty.
+type connector func(t *testing.T) (*amqp.Connection, *amqp.Channel, *server.Server)
+
+// on runs a test on each server.
+func on(t *testing.T, test func(*testing.T, connector)) {
+	brokertest.On(t, "rabbitmq", func(t *testing.T, start func(*testing.T) *server.Server) {
+		test(t, func(t *testing.T) (*amqp.Connection, *amqp.Channel, *server.Server) {
+			t.Helper()
+			s := start(t)
+			conn, err := amqp.Dial(s.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			channel := open(t, conn)
+			for _, name := range []string{queue, dead} {
+				if _, err := channel.QueueDelete(name, false, false, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(Declare(channel), channel.Confirm(false)); err != nil {
+				t.Fatal(err)
+			}
+			return conn, channel, s
+		})
 	})
-	stopServer = func() {}
-)
-
-type tests struct{ *testing.M }
-
-func (t tests) Run() int {
-	defer func() { stopServer() }()
-	return t.M.Run()
-}
-
-func TestMain(m *testing.M) { brokertest.Main(tests{m}) }
-
-// connect returns a channel in confirm mode, with the queues new and empty. Without RabbitMQ the test is skipped, or
-// fails if REQUIRE_RABBITMQ=1.
-func connect(t *testing.T) (*amqp.Connection, *amqp.Channel) {
-	t.Helper()
-	brokertest.Spans.Reset()
-	url, err := startOnce()
-	if errors.Is(err, server.ErrNoRabbitMQ) && os.Getenv("REQUIRE_RABBITMQ") == "" {
-		t.Skip(err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := amqp.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	channel := open(t, conn)
-	for _, name := range []string{queue, dead} {
-		if _, err := channel.QueueDelete(name, false, false, false); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(Declare(channel), channel.Confirm(false)); err != nil {
-		t.Fatal(err)
-	}
-	return conn, channel
 }
 
 func open(t *testing.T, conn *amqp.Connection) *amqp.Channel {
@@ -80,30 +62,33 @@ func send(t *testing.T, channel *amqp.Channel, message amqp.Publishing) {
 }
 
 func TestSuite(t *testing.T) {
-	brokertest.Run(t, func(t *testing.T) brokertest.Broker {
-		conn, channel := connect(t)
-		return brokertest.Broker{
-			System:    "rabbitmq",
-			Published: "publish work",
-			Publish:   func(ctx context.Context, task string) error { return Publish(ctx, channel, task) },
-			Receive: func(ctx context.Context, handle brokertest.Handler) error {
-				channel := open(t, conn)
-				defer channel.Close()
-				return Receive(ctx, channel, handle)
-			},
-			Listening: func() bool { return true }, // the queue keeps messages
-			Send: func(t *testing.T, headers []brokertest.Header, body []byte) {
-				table := amqp.Table{}
-				for _, header := range headers {
-					table[header.Key] = header.Value
-				}
-				send(t, channel, amqp.Publishing{Headers: table, Body: body})
-			},
-			Deliveries: 3,
-			Keeps:      true,
-			Undecoded:  []byte("\xff"),
-			Fail:       func(t *testing.T, then func()) { conn.Close(); then() },
-		}
+	on(t, func(t *testing.T, connect connector) {
+		brokertest.Run(t, func(t *testing.T) brokertest.Broker {
+			conn, channel, s := connect(t)
+			return brokertest.Broker{
+				Server:    s,
+				System:    "rabbitmq",
+				Published: "publish work",
+				Publish:   func(ctx context.Context, task string) error { return Publish(ctx, channel, task) },
+				Receive: func(ctx context.Context, handle brokertest.Handler) error {
+					channel := open(t, conn)
+					defer channel.Close()
+					return Receive(ctx, channel, handle)
+				},
+				Listening: func() bool { return true }, // the queue keeps messages
+				Send: func(t *testing.T, headers []brokertest.Header, body []byte) {
+					table := amqp.Table{}
+					for _, header := range headers {
+						table[header.Key] = header.Value
+					}
+					send(t, channel, amqp.Publishing{Headers: table, Body: body})
+				},
+				Deliveries: 3,
+				Keeps:      true,
+				Undecoded:  []byte("\xff"),
+				Fail:       func(t *testing.T, then func()) { conn.Close(); then() },
+			}
+		})
 	})
 }
 
@@ -127,154 +112,166 @@ func (c obvious) Set(key, value string) { c[key] = value }
 func (c obvious) Keys() []string        { return nil }
 
 func TestTrapAHeaderIsNoString(t *testing.T) {
-	_, channel := connect(t)
-	for name, headers := range map[string]amqp.Table{
-		"no headers": nil,
-		"a number":   {"traceparent": int32(1), "baggage": "username=donuts"},
-		"nil":        {"traceparent": nil},
-		"a list":     {"traceparent": []any{"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}},
-	} {
-		send(t, channel, amqp.Publishing{Headers: headers, Body: []byte("make donuts")})
-		var delivery amqp.Delivery
-		brokertest.Eventually(t, "delivery", func() (ok bool) {
-			delivery, ok, _ = channel.Get(queue, true)
-			return ok
-		})
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("%s: the obvious carrier does not panic: this is no longer a trap", name)
-				}
+	on(t, func(t *testing.T, connect connector) {
+		_, channel, _ := connect(t)
+		for name, headers := range map[string]amqp.Table{
+			"no headers": nil,
+			"a number":   {"traceparent": int32(1), "baggage": "username=donuts"},
+			"nil":        {"traceparent": nil},
+			"a list":     {"traceparent": []any{"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}},
+		} {
+			send(t, channel, amqp.Publishing{Headers: headers, Body: []byte("make donuts")})
+			var delivery amqp.Delivery
+			brokertest.Eventually(t, "delivery", func() (ok bool) {
+				delivery, ok, _ = channel.Get(queue, true)
+				return ok
+			})
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Errorf("%s: the obvious carrier does not panic: this is no longer a trap", name)
+					}
+				}()
+				otel.GetTextMapPropagator().Extract(t.Context(), obvious(delivery.Headers))
 			}()
-			otel.GetTextMapPropagator().Extract(t.Context(), obvious(delivery.Headers))
-		}()
-		ctx := otel.GetTextMapPropagator().Extract(t.Context(), carrier(delivery.Headers))
-		if trace.SpanContextFromContext(ctx).IsValid() {
-			t.Errorf("%s: the lesson's carrier has found a context", name)
+			ctx := otel.GetTextMapPropagator().Extract(t.Context(), carrier(delivery.Headers))
+			if trace.SpanContextFromContext(ctx).IsValid() {
+				t.Errorf("%s: the lesson's carrier has found a context", name)
+			}
 		}
-	}
+	})
 }
 
 // A channel that is not in confirm mode returns nil for a message that RabbitMQ discards.
 func TestTrapPublishOnlyBuffers(t *testing.T) {
-	conn, channel := connect(t)
-	if _, err := channel.QueueDelete(queue, false, false, false); err != nil {
-		t.Fatal(err)
-	}
-	// A queue that takes one message and refuses the second.
-	if _, err := channel.QueueDeclare(queue, false, true, false, false, amqp.Table{"x-max-length": 1, "x-overflow": "reject-publish"}); err != nil {
-		t.Fatal(err)
-	}
-	unconfirmed := open(t, conn)
-	for range 2 {
-		if err := unconfirmed.PublishWithContext(t.Context(), "", queue, false, false, amqp.Publishing{}); err != nil {
-			t.Errorf("a publish without confirmation returns %v: this is no longer a trap", err)
+	on(t, func(t *testing.T, connect connector) {
+		conn, channel, _ := connect(t)
+		if _, err := channel.QueueDelete(queue, false, false, false); err != nil {
+			t.Fatal(err)
 		}
-	}
-	brokertest.Eventually(t, "full queue", func() bool {
-		state, err := channel.QueueDeclarePassive(queue, false, true, false, false, nil)
-		return err == nil && state.Messages == 1
+		// A queue that takes one message and refuses the second.
+		if _, err := channel.QueueDeclare(queue, false, true, false, false, amqp.Table{"x-max-length": 1, "x-overflow": "reject-publish"}); err != nil {
+			t.Fatal(err)
+		}
+		unconfirmed := open(t, conn)
+		for range 2 {
+			if err := unconfirmed.PublishWithContext(t.Context(), "", queue, false, false, amqp.Publishing{}); err != nil {
+				t.Errorf("a publish without confirmation returns %v: this is no longer a trap", err)
+			}
+		}
+		brokertest.Eventually(t, "full queue", func() bool {
+			state, err := channel.QueueDeclarePassive(queue, false, true, false, false, nil)
+			return err == nil && state.Messages == 1
+		})
+		if err := Publish(t.Context(), channel, "make donuts"); err == nil {
+			t.Error("the lesson's Publish returns nil for a message that was refused")
+		}
+		if span := brokertest.Named(t, "publish work", 1)[0]; span.Status().Code != codes.Error {
+			t.Errorf("the span's status is %v", span.Status())
+		}
 	})
-	if err := Publish(t.Context(), channel, "make donuts"); err == nil {
-		t.Error("the lesson's Publish returns nil for a message that was refused")
-	}
-	if span := brokertest.Named(t, "publish work", 1)[0]; span.Status().Code != codes.Error {
-		t.Errorf("the span's status is %v", span.Status())
-	}
 }
 
 // RabbitMQ confirms a message that it drops because there is no queue for it.
 func TestTrapAMessageWithoutAQueueIsConfirmed(t *testing.T) {
-	_, channel := connect(t)
-	if _, err := channel.QueueDelete(queue, false, false, false); err != nil {
-		t.Fatal(err)
-	}
-	if err := Publish(t.Context(), channel, "make donuts"); err != nil {
-		t.Errorf("Publish returns %v: this is no longer a trap", err)
-	}
-	returned := channel.NotifyReturn(make(chan amqp.Return, 1))
-	if err := channel.PublishWithContext(t.Context(), "", queue, true, false, amqp.Publishing{}); err != nil {
-		t.Fatal(err)
-	}
-	brokertest.Eventually(t, "return of a mandatory message", func() bool { return len(returned) == 1 })
+	on(t, func(t *testing.T, connect connector) {
+		_, channel, _ := connect(t)
+		if _, err := channel.QueueDelete(queue, false, false, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := Publish(t.Context(), channel, "make donuts"); err != nil {
+			t.Errorf("Publish returns %v: this is no longer a trap", err)
+		}
+		returned := channel.NotifyReturn(make(chan amqp.Return, 1))
+		if err := channel.PublishWithContext(t.Context(), "", queue, true, false, amqp.Publishing{}); err != nil {
+			t.Fatal(err)
+		}
+		brokertest.Eventually(t, "return of a mandatory message", func() bool { return len(returned) == 1 })
+	})
 }
 
 // A message whose handler always fails is delivered three times, and goes to the dead letters. Its spans are all in the
 // trace in which it was published, and link to the same span. The dead letter's headers lead there too.
 func TestEachDeliveryLinksToTheProducer(t *testing.T) {
-	conn, channel := connect(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	receiving := open(t, conn)
-	go func() {
-		done <- Receive(ctx, receiving, func(context.Context, string) error { return errors.New("no donuts left") })
-	}()
-	if err := Publish(t.Context(), channel, "make donuts"); err != nil {
-		t.Fatal(err)
-	}
-	deliveries := brokertest.Named(t, "process work", 3)
-	publish := brokertest.Named(t, "publish work", 1)[0].SpanContext()
-	for i, span := range deliveries {
-		brokertest.LinksTo(t, span, publish)
-		if want := string(rune('1' + i)); brokertest.Attribute(span, "work.delivery_count") != want || span.Parent().SpanID() != publish.SpanID() {
-			t.Errorf("delivery %s is number %s, and its parent is %v", want, brokertest.Attribute(span, "work.delivery_count"), span.Parent())
+	on(t, func(t *testing.T, connect connector) {
+		conn, channel, _ := connect(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		receiving := open(t, conn)
+		go func() {
+			done <- Receive(ctx, receiving, func(context.Context, string) error { return errors.New("no donuts left") })
+		}()
+		if err := Publish(t.Context(), channel, "make donuts"); err != nil {
+			t.Fatal(err)
 		}
-	}
-	var letter amqp.Delivery
-	brokertest.Eventually(t, "dead letter", func() (ok bool) {
-		letter, ok, _ = channel.Get(dead, true)
-		return ok
+		deliveries := brokertest.Named(t, "process work", 3)
+		publish := brokertest.Named(t, "publish work", 1)[0].SpanContext()
+		for i, span := range deliveries {
+			brokertest.LinksTo(t, span, publish)
+			if want := string(rune('1' + i)); brokertest.Attribute(span, "work.delivery_count") != want || span.Parent().SpanID() != publish.SpanID() {
+				t.Errorf("delivery %s is number %s, and its parent is %v", want, brokertest.Attribute(span, "work.delivery_count"), span.Parent())
+			}
+		}
+		var letter amqp.Delivery
+		brokertest.Eventually(t, "dead letter", func() (ok bool) {
+			letter, ok, _ = channel.Get(dead, true)
+			return ok
+		})
+		from := trace.SpanContextFromContext(otel.GetTextMapPropagator().Extract(t.Context(), carrier(letter.Headers)))
+		if string(letter.Body) != "make donuts" || from.SpanID() != publish.SpanID() || letter.Headers["x-death"] == nil {
+			t.Errorf("the dead letter is %q with the headers %v", letter.Body, letter.Headers)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	})
-	from := trace.SpanContextFromContext(otel.GetTextMapPropagator().Extract(t.Context(), carrier(letter.Headers)))
-	if string(letter.Body) != "make donuts" || from.SpanID() != publish.SpanID() || letter.Headers["x-death"] == nil {
-		t.Errorf("the dead letter is %q with the headers %v", letter.Body, letter.Headers)
-	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
 }
 
 // A message that can't be decoded goes to the dead letters at once.
 func TestAMessageThatCantBeDecodedIsTriedOnce(t *testing.T) {
-	conn, channel := connect(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	receiving := open(t, conn)
-	go func() { done <- Receive(ctx, receiving, func(context.Context, string) error { return nil }) }()
-	send(t, channel, amqp.Publishing{Body: []byte("\xff")})
-	brokertest.Eventually(t, "dead letter", func() bool {
-		_, ok, _ := channel.Get(dead, true)
-		return ok
+	on(t, func(t *testing.T, connect connector) {
+		conn, channel, _ := connect(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		receiving := open(t, conn)
+		go func() { done <- Receive(ctx, receiving, func(context.Context, string) error { return nil }) }()
+		send(t, channel, amqp.Publishing{Body: []byte("\xff")})
+		brokertest.Eventually(t, "dead letter", func() bool {
+			_, ok, _ := channel.Get(dead, true)
+			return ok
+		})
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		brokertest.Named(t, "process work", 1)
 	})
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	brokertest.Named(t, "process work", 1)
 }
 
 // A classic queue reports only that a message was redelivered.
 func TestTrapAClassicQueueDoesNotCount(t *testing.T) {
-	_, channel := connect(t)
-	classic, err := channel.QueueDeclare("", false, true, true, false, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := channel.PublishWithContext(t.Context(), "", classic.Name, false, false, amqp.Publishing{}); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 3 {
-		var delivery amqp.Delivery
-		brokertest.Eventually(t, "delivery", func() (ok bool) {
-			delivery, ok, _ = channel.Get(classic.Name, false)
-			return ok
-		})
-		if delivery.Redelivered != (i > 0) || len(delivery.Headers) > 0 {
-			t.Errorf("delivery %d: redelivered is %v, the headers are %v", i+1, delivery.Redelivered, delivery.Headers)
-		}
-		if err := delivery.Nack(false, true); err != nil {
+	on(t, func(t *testing.T, connect connector) {
+		_, channel, _ := connect(t)
+		classic, err := channel.QueueDeclare("", false, true, true, false, nil)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
+		if err := channel.PublishWithContext(t.Context(), "", classic.Name, false, false, amqp.Publishing{}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			var delivery amqp.Delivery
+			brokertest.Eventually(t, "delivery", func() (ok bool) {
+				delivery, ok, _ = channel.Get(classic.Name, false)
+				return ok
+			})
+			if delivery.Redelivered != (i > 0) || len(delivery.Headers) > 0 {
+				t.Errorf("delivery %d: redelivered is %v, the headers are %v", i+1, delivery.Redelivered, delivery.Headers)
+			}
+			if err := delivery.Nack(false, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }

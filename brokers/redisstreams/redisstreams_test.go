@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"strconv"
 	"sync"
 	"testing"
@@ -24,43 +22,36 @@ import (
 
 func TestMain(m *testing.M) { brokertest.Main(m) }
 
-// on runs a test on miniredis, and on the redis-server in the PATH. REQUIRE_REDIS=1 makes it fail if there is none.
-func on(t *testing.T, test func(t *testing.T, connect func(t *testing.T) (client *redis.Client, stop func()))) {
-	for name, start := range map[string]func() (string, func(), error){"miniredis": server.Miniredis, "redis-server": server.Redis} {
-		t.Run(name, func(t *testing.T) {
-			if _, err := exec.LookPath("redis-server"); name == "redis-server" && err != nil && os.Getenv("REQUIRE_REDIS") == "" {
-				t.Skip(err)
+// A connector starts a server, and returns a client.
+type connector func(t *testing.T) (*redis.Client, *server.Server)
+
+// on runs a test on each server.
+func on(t *testing.T, test func(*testing.T, connector)) {
+	brokertest.On(t, "redisstreams", func(t *testing.T, start func(*testing.T) *server.Server) {
+		test(t, func(t *testing.T) (*redis.Client, *server.Server) {
+			t.Helper()
+			s := start(t)
+			options, err := redis.ParseURL(s.URL)
+			if err != nil {
+				t.Fatal(err)
 			}
-			test(t, func(t *testing.T) (*redis.Client, func()) {
-				t.Helper()
-				brokertest.Spans.Reset()
-				url, stop, err := start()
-				if err != nil {
-					t.Fatal(err)
-				}
-				stop = sync.OnceFunc(stop)
-				t.Cleanup(stop)
-				options, err := redis.ParseURL(url)
-				if err != nil {
-					t.Fatal(err)
-				}
-				options.MaxRetries = -1
-				client := redis.NewClient(options)
-				t.Cleanup(func() { client.Close() })
-				if err := (Worker{Client: client}).Join(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				return client, stop
-			})
+			options.MaxRetries = -1
+			client := redis.NewClient(options)
+			t.Cleanup(func() { client.Close() })
+			if err := (Worker{Client: client}).Join(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return client, s
 		})
-	}
+	})
 }
 
 func TestSuite(t *testing.T) {
-	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+	on(t, func(t *testing.T, connect connector) {
 		brokertest.Run(t, func(t *testing.T) brokertest.Broker {
-			client, stop := connect(t)
+			client, s := connect(t)
 			return brokertest.Broker{
+				Server:    s,
 				System:    "redis",
 				Published: "publish work",
 				Publish:   func(ctx context.Context, task string) error { return Publish(ctx, client, task) },
@@ -86,7 +77,7 @@ func TestSuite(t *testing.T) {
 				Keeps:      true,
 				Twice:      true,
 				Undecoded:  []byte("undecoded"),
-				Fail:       func(t *testing.T, then func()) { stop(); then() },
+				Fail:       func(t *testing.T, then func()) { s.Stop(); then() },
 			}
 		})
 	})
@@ -95,7 +86,7 @@ func TestSuite(t *testing.T) {
 // A worker takes three entries and dies before it has acknowledged any. The obvious loop, which reads only new entries,
 // never sees them again.
 func TestTrapEntriesOfADeadWorkerAreNotReadAgain(t *testing.T) {
-	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+	on(t, func(t *testing.T, connect connector) {
 		client, _ := connect(t)
 		for _, task := range []string{"make donuts", "make coffee", "make tea"} {
 			if err := Publish(t.Context(), client, task); err != nil {
@@ -139,7 +130,7 @@ func TestTrapEntriesOfADeadWorkerAreNotReadAgain(t *testing.T) {
 }
 
 func TestABatchLinksToEachProducer(t *testing.T) {
-	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+	on(t, func(t *testing.T, connect connector) {
 		client, _ := connect(t)
 		for _, task := range []string{"make donuts", "make coffee", "make tea"} {
 			if err := Publish(t.Context(), client, task); err != nil {
@@ -173,7 +164,7 @@ func TestABatchLinksToEachProducer(t *testing.T) {
 			t.Errorf("%d entries are pending, %v; want none", pending.Count, err)
 		}
 		// A failed batch is redelivered, entry by entry.
-		brokertest.Spans.Reset()
+		brokertest.Reset()
 		if err := Publish(t.Context(), client, "make donuts"); err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +182,7 @@ func TestABatchLinksToEachProducer(t *testing.T) {
 
 // The obvious span for a batch is a child of its first entry.
 func TestTrapABatchAsAChildLosesTheOtherTraces(t *testing.T) {
-	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+	on(t, func(t *testing.T, connect connector) {
 		client, _ := connect(t)
 		for _, task := range []string{"make donuts", "make coffee"} {
 			if err := Publish(t.Context(), client, task); err != nil {
@@ -213,7 +204,7 @@ func TestTrapABatchAsAChildLosesTheOtherTraces(t *testing.T) {
 
 // The SDK drops a link to nowhere, unless it has attributes.
 func TestTrapALinkWithAttributesLeadsNowhere(t *testing.T) {
-	brokertest.Spans.Reset()
+	brokertest.Reset()
 	entry := redis.XMessage{ID: "1-0", Values: map[string]any{"task": "make donuts"}}
 	_, span := tracer.Start(t.Context(), "obvious", trace.WithLinks(
 		trace.LinkFromContext(extract(entry), semconv.MessagingMessageID(entry.ID))))
@@ -226,7 +217,7 @@ func TestTrapALinkWithAttributesLeadsNowhere(t *testing.T) {
 
 // Pub/sub delivers a message to both workers, a group to only one of them.
 func TestAGroupGivesEachEntryToOneWorker(t *testing.T) {
-	on(t, func(t *testing.T, connect func(*testing.T) (*redis.Client, func())) {
+	on(t, func(t *testing.T, connect connector) {
 		client, _ := connect(t)
 		channel := client.Subscribe(t.Context(), "channel")
 		another := client.Subscribe(t.Context(), "channel")

@@ -2,6 +2,11 @@
 
 package server
 
-import "os/exec"
+import (
+	"errors"
+	"os/exec"
+)
 
 func dieWithThisProcess(*exec.Cmd) {}
+
+func (*process) pause() (resume func(), err error) { return nil, errors.ErrUnsupported }

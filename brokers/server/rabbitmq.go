@@ -10,13 +10,12 @@ import (
 	"time"
 )
 
-// ErrNoRabbitMQ is returned if there is no RabbitMQ to start.
-var ErrNoRabbitMQ = errors.New("rabbitmq-server is not in the PATH: install RabbitMQ (on Debian: apt-get install " +
-	"rabbitmq-server), or set RABBITMQ_URL to a running server")
+// RabbitMQ starts the rabbitmq-server that is in the PATH.
+func RabbitMQ() (url string, stop func(), err error) { return opened(newRabbitMQ()) }
 
-// RabbitMQ starts the rabbitmq-server that is in the PATH, with all its files in a temporary folder. It takes a few
+// newRabbitMQ starts the rabbitmq-server that is in the PATH, with all its files in a temporary folder. It takes a few
 // seconds.
-func RabbitMQ() (url string, stop func(), err error) {
+func newRabbitMQ() (_ *Server, err error) {
 	// On Debian, the one in the PATH is a wrapper that changes the user. The script itself is here.
 	script, err1 := exec.LookPath("/usr/lib/rabbitmq/bin/rabbitmq-server")
 	if err1 != nil {
@@ -24,27 +23,28 @@ func RabbitMQ() (url string, stop func(), err error) {
 	}
 	epmd, err2 := exec.LookPath("epmd") // Erlang's port mapper
 	if cmp.Or(err1, err2) != nil {
-		return "", nil, ErrNoRabbitMQ
+		return nil, fmt.Errorf("%w: rabbitmq-server is not in the PATH: install RabbitMQ (on Debian: apt-get install "+
+			"rabbitmq-server), or set RABBITMQ_URL to a running server", ErrMissing)
 	}
 	directory, err := os.MkdirTemp("", "rabbitmq")
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	stop = func() { os.RemoveAll(directory) }
+	s := &Server{remove: func() { os.RemoveAll(directory) }}
 	defer func() {
 		if err != nil {
-			stop()
+			s.remove()
 		}
 	}()
 	var ports [3]string
 	for i := range ports {
 		if ports[i], err = freePort(); err != nil {
-			return "", nil, err
+			return nil, err
 		}
 	}
 	config, plugins := filepath.Join(directory, "rabbitmq.conf"), filepath.Join(directory, "enabled_plugins")
 	if err := errors.Join(os.WriteFile(config, nil, 0o600), os.WriteFile(plugins, []byte("[].\n"), 0o600)); err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	environment := append(os.Environ(),
 		"HOME="+directory, // the Erlang cookie goes there
@@ -64,21 +64,21 @@ func RabbitMQ() (url string, stop func(), err error) {
 	mapper.Env = environment
 	m, err := start(mapper)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	stop = func() { m.stop(); os.RemoveAll(directory) }
+	s.remove = func() { m.stop(); os.RemoveAll(directory) }
 	if err := m.waitForPort(ports[2], 10*time.Second); err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	node := exec.Command(script)
-	node.Env = environment
-	n, err := start(node)
-	if err != nil {
-		return "", nil, err
+	s.URL = fmt.Sprintf("amqp://guest:guest@127.0.0.1:%s/", ports[0])
+	s.start = func() (*process, error) {
+		node := exec.Command(script)
+		node.Env = environment
+		n, err := start(node)
+		if err != nil {
+			return nil, err
+		}
+		return n, n.waitForPort(ports[0], 60*time.Second)
 	}
-	stop = func() { n.stop(); m.stop(); os.RemoveAll(directory) }
-	if err := n.waitForPort(ports[0], 60*time.Second); err != nil {
-		return "", nil, err
-	}
-	return fmt.Sprintf("amqp://guest:guest@127.0.0.1:%s/", ports[0]), stop, nil
+	return s, s.Start()
 }

@@ -2,6 +2,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,65 +11,179 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	natsserver "github.com/nats-io/nats-server/v2/server"
-	"github.com/twmb/franz-go/pkg/kfake"
 )
 
-// NATS starts a NATS server in this process.
-func NATS() (url string, stop func(), err error) {
-	directory, err := os.MkdirTemp("", "nats")
+// ErrMissing is wrapped by the errors of servers that have to be installed, and aren't.
+var ErrMissing = errors.New("not installed")
+
+// A Kind is a server that the tests of a lesson use.
+type Kind struct {
+	Lesson string // its folder
+	Name   string
+	New    func() (*Server, error)
+	// If this variable is set, the tests fail if the server is missing. Otherwise they are skipped.
+	Require string
+	Slow    bool // it takes seconds to start, so all tests of a package share one
+}
+
+// Kinds are all servers that the tests use. The table in the README is made from this list.
+var Kinds = []Kind{
+	{Lesson: "nats", Name: "nats-server, embedded", New: newNATS},
+	{Lesson: "nats", Name: "a separate nats-server", New: newNATSServer, Require: "REQUIRE_NATS"},
+	{Lesson: "kafka", Name: "kfake, franz-go's fake Kafka", New: newKfake},
+	{Lesson: "kafka", Name: "a real Kafka", New: newKafka, Require: "REQUIRE_KAFKA", Slow: true},
+	{Lesson: "rabbitmq", Name: "a real RabbitMQ", New: newRabbitMQ, Require: "REQUIRE_RABBITMQ", Slow: true},
+	{Lesson: "redisstreams", Name: "miniredis, a fake Redis", New: newMiniredis},
+	{Lesson: "redisstreams", Name: "a real Redis", New: newRedis, Require: "REQUIRE_REDIS"},
+}
+
+// Server is a broker that is running. A real one can be stopped and started again, with the same address and data.
+type Server struct {
+	URL string
+
+	start   func() (*process, error) // nil if it can't be started again
+	process *process                 // nil if it runs in this process
+	stop    func()
+	remove  func() // its files
+}
+
+// Start starts the server again. It returns errors.ErrUnsupported if that can't be done.
+func (s *Server) Start() (err error) {
+	if s.start == nil {
+		return errors.ErrUnsupported
+	}
+	s.process, err = s.start()
+	if s.process != nil {
+		s.stop = s.process.stop
+	}
+	return err
+}
+
+// Restartable reports whether the server can be started again after Stop.
+func (s *Server) Restartable() bool { return s.start != nil }
+
+// Stopped reports whether the server has been stopped.
+func (s *Server) Stopped() bool { return s.stop == nil }
+
+// Stop stops the server in an orderly way.
+func (s *Server) Stop() {
+	if s.stop != nil {
+		s.stop()
+		s.stop = nil
+	}
+}
+
+// Pause makes the server silent, with its connections open, until resume is called.
+func (s *Server) Pause() (resume func(), err error) {
+	if s.process == nil {
+		return nil, errors.ErrUnsupported
+	}
+	return s.process.pause()
+}
+
+// Close stops the server, and removes its files.
+func (s *Server) Close() {
+	s.Stop()
+	if s.remove != nil {
+		s.remove()
+	}
+}
+
+func opened(s *Server, err error) (url string, stop func(), _ error) {
 	if err != nil {
 		return "", nil, err
 	}
-	s, err := natsserver.NewServer(&natsserver.Options{
-		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: directory})
-	if err != nil {
-		return "", nil, fmt.Errorf("start NATS: %w", err)
-	}
-	s.Start()
-	stop = func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-		os.RemoveAll(directory)
-	}
-	if !s.ReadyForConnections(10 * time.Second) {
-		stop()
-		return "", nil, fmt.Errorf("start NATS: not ready after 10 s")
-	}
-	return s.ClientURL(), stop, nil
+	return s.URL, s.Close, nil
 }
 
-// Kafka starts a fake Kafka in this process, with the topic `work`.
-func Kafka() (address string, stop func(), err error) {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "work"))
+// NATS starts a NATS server in this process.
+func NATS() (url string, stop func(), err error) { return opened(newNATS()) }
+
+func newNATS() (*Server, error) {
+	directory, err := os.MkdirTemp("", "nats")
 	if err != nil {
-		return "", nil, fmt.Errorf("start kfake: %w", err)
+		return nil, err
 	}
-	return cluster.ListenAddrs()[0], cluster.Close, nil
+	s := &Server{remove: func() { os.RemoveAll(directory) }}
+	port := natsserver.RANDOM_PORT
+	s.start = func() (*process, error) {
+		n, err := natsserver.NewServer(&natsserver.Options{
+			Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true, JetStream: true, StoreDir: directory})
+		if err != nil {
+			return nil, fmt.Errorf("start NATS: %w", err)
+		}
+		n.Start()
+		s.stop = func() {
+			n.Shutdown()
+			n.WaitForShutdown()
+		}
+		if !n.ReadyForConnections(10 * time.Second) {
+			s.Stop()
+			return nil, fmt.Errorf("start NATS: not ready after 10 s")
+		}
+		s.URL, port = n.ClientURL(), n.Addr().(*net.TCPAddr).Port
+		return nil, nil
+	}
+	if err := s.Start(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// newNATSServer starts the nats-server that is in the PATH.
+func newNATSServer() (*Server, error) {
+	return newProcess("nats-server", "nats://", func(port, directory string) []string {
+		return []string{"-a", "127.0.0.1", "-p", port, "-js", "-sd", directory}
+	})
 }
 
 // Miniredis starts a fake Redis in this process.
-func Miniredis() (url string, stop func(), err error) {
+func Miniredis() (url string, stop func(), err error) { return opened(newMiniredis()) }
+
+func newMiniredis() (*Server, error) {
 	s, err := miniredis.Run()
 	if err != nil {
-		return "", nil, fmt.Errorf("start miniredis: %w", err)
+		return nil, fmt.Errorf("start miniredis: %w", err)
 	}
-	return "redis://" + s.Addr() + "/0", s.Close, nil
+	return &Server{URL: "redis://" + s.Addr() + "/0", stop: s.Close}, nil
 }
 
-// Redis starts the redis-server that is in the PATH.
-func Redis() (url string, stop func(), err error) {
+// newRedis starts the redis-server that is in the PATH. It writes each command to its file, so that a restart loses
+// nothing.
+func newRedis() (*Server, error) {
+	return newProcess("redis-server", "redis://", func(port, directory string) []string {
+		return []string{"--bind", "127.0.0.1", "--port", port, "--dir", directory,
+			"--save", "", "--appendonly", "yes", "--appendfsync", "always"}
+	})
+}
+
+// newProcess starts a program that is in the PATH. Debian's package has the same name.
+func newProcess(program, scheme string, arguments func(port, directory string) []string) (*Server, error) {
+	if _, err := exec.LookPath(program); err != nil {
+		return nil, fmt.Errorf("%w: %s is not in the PATH (on Debian: apt-get install %[2]s)", ErrMissing, program)
+	}
 	port, err := freePort()
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	p, err := start(exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no"))
+	directory, err := os.MkdirTemp("", program)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	if err := p.waitForPort(port, 10*time.Second); err != nil {
-		return "", nil, err
+	s := &Server{URL: scheme + "127.0.0.1:" + port, remove: func() { os.RemoveAll(directory) }}
+	s.start = func() (*process, error) {
+		p, err := start(exec.Command(program, arguments(port, directory)...))
+		if err != nil {
+			return nil, err
+		}
+		return p, p.waitForPort(port, 10*time.Second)
 	}
-	return "redis://127.0.0.1:" + port + "/0", p.stop, nil
+	if err := s.Start(); err != nil {
+		s.remove()
+		return nil, err
+	}
+	return s, nil
 }
 
 func freePort() (string, error) {
