@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	natsclient "github.com/nats-io/nats.go"
 	amqp "github.com/rabbitmq/amqp091-go"
 	redisclient "github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -43,7 +42,7 @@ func runNATS(ctx context.Context, address string) error {
 		return err
 	}
 	defer stop()
-	conn, err := natsclient.Connect(address)
+	conn, err := nats.Connect(address)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", withoutPassword(address), err)
 	}

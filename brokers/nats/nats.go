@@ -14,7 +14,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel"
@@ -42,16 +41,17 @@ func (c carrier) Get(key string) string { return nats.Header(c).Get(key) }
 func (c carrier) Set(key, value string) { nats.Header(c).Set(key, value) }
 func (c carrier) Keys() []string        { return slices.Collect(maps.Keys(c)) }
 
-// attributes describe a message by OpenTelemetry's messaging conventions. Their list of systems lacks "nats", but
-// they allow other values.
-func attributes(operation string, operationType attribute.KeyValue, body []byte) trace.SpanStartEventOption {
+// attributes describe a message, following OpenTelemetry's messaging conventions. Their list of systems lacks "nats",
+// but they allow other values.
+func attributes(conn *nats.Conn, operation string, kind attribute.KeyValue, body []byte) trace.SpanStartEventOption {
 	return trace.WithAttributes(
 		semconv.MessagingSystemKey.String("nats"),
 		semconv.MessagingDestinationName(subject),
 		semconv.MessagingOperationName(operation),
-		operationType,
+		kind,
 		semconv.MessagingMessageBodySize(len(body)),
-		semconv.ServicePeerName("nats"), // puts NATS on Zipkin's map
+		semconv.ServerAddress(host(conn)),
+		semconv.ServicePeerName("nats"), // not one of the conventions for messaging: it puts NATS on Zipkin's map
 	)
 }
 
@@ -61,7 +61,7 @@ func Publish(ctx context.Context, conn *nats.Conn, task string) error {
 	message := nats.NewMsg(subject) // in &nats.Msg{} the headers are nil, and Inject would panic
 	message.Data = []byte(task)
 	ctx, span := tracer.Start(ctx, "publish "+subject, trace.WithSpanKind(trace.SpanKindProducer),
-		attributes("publish", semconv.MessagingOperationTypeSend, message.Data))
+		attributes(conn, "publish", semconv.MessagingOperationTypeSend, message.Data))
 	defer span.End()
 	// Use the ctx that Start returned. With the caller's, the worker's span would be a child of the span around this
 	// one, and the link would lead there too.
@@ -81,10 +81,11 @@ func Publish(ctx context.Context, conn *nats.Conn, task string) error {
 	return nil
 }
 
-// Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
+// Handler works on one task. The span `process work` is in ctx, and an error marks that span as failed.
 type Handler func(ctx context.Context, task string) error
 
 // Receive passes each message to handle, up to 100 at once, until ctx is canceled. Then it finishes what has arrived.
+// There is no span for the receiving, since NATS pushes messages, and none for an acknowledgment, since there is none.
 func Receive(ctx context.Context, conn *nats.Conn, handle Handler) error {
 	// The usual way is a callback. NATS calls it for one message at a time, so a slow handler delays all messages
 	// that follow: in Jaeger you see a gap before `process work`, as if the broker were slow. This loop has no gap.
@@ -100,8 +101,8 @@ func Receive(ctx context.Context, conn *nats.Conn, handle Handler) error {
 	slots := make(chan struct{}, 100)
 	for {
 		message, err := subscription.NextMsgWithContext(context.Background())
-		if errors.Is(err, nats.ErrSlowConsumer) { // the client's queue was full: no span shows what is lost
-			slog.Warn("NATS has dropped messages", "error", err)
+		if errors.Is(err, nats.ErrSlowConsumer) {
+			reportDropped(conn, subscription)
 			continue
 		}
 		if err != nil && ctx.Err() != nil {
@@ -111,7 +112,7 @@ func Receive(ctx context.Context, conn *nats.Conn, handle Handler) error {
 		}
 		slots <- struct{}{}
 		underWay.Go(func() {
-			process(message, handle)
+			process(conn, message, handle)
 			<-slots
 		})
 	}
@@ -120,35 +121,35 @@ func Receive(ctx context.Context, conn *nats.Conn, handle Handler) error {
 // process is the other end of Publish. Extract takes the trace context and the baggage from the headers. If they are
 // missing or invalid, the span starts a new trace: a message without a context is still a message. The context is not
 // Receive's, which SIGTERM cancels: received messages are finished.
-func process(message *nats.Msg, handle Handler) {
+func process(conn *nats.Conn, message *nats.Msg, handle Handler) {
 	ctx := otel.GetTextMapPropagator().Extract(context.Background(), carrier(message.Header))
 	ctx, span := tracer.Start(ctx, "process "+subject, trace.WithSpanKind(trace.SpanKindConsumer),
-		attributes("process", semconv.MessagingOperationTypeProcess, message.Data),
-		trace.WithAttributes(semconv.MessagingConsumerGroupName(group)),
+		attributes(conn, "process", semconv.MessagingOperationTypeProcess, message.Data),
+		trace.WithAttributes(semconv.MessagingConsumerGroupName(group), attribute.Int("work.delivery_count", 1)),
 		// The producer's span is the parent, and there is a link to it too, as the conventions ask. If you make this
 		// span the root of a new trace (trace.WithNewRoot), the link still leads to the producer.
 		trace.WithLinks(trace.LinkFromContext(ctx)))
 	defer span.End()
-	// A panic becomes an error, and an event with the stack. It must not stop the work on the other messages. A span
-	// that merely ends during a panic isn't an error.
-	defer func() {
-		if reason := recover(); reason != nil {
-			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
-			span.RecordError(err, trace.WithStackTrace(true))
-			slog.ErrorContext(ctx, "process message", "error", pkg.Fail(span, err))
-		}
-	}()
-	var err error = pkg.Error{Type: "decode", Text: "want UTF-8"}
-	if utf8.Valid(message.Data) {
-		err = handle(ctx, string(message.Data))
+	// NATS delivers a message once. If the work fails, the message is gone: only this span and this line show it.
+	if err := run(ctx, message.Data, handle); err != nil {
+		slog.ErrorContext(ctx, "give up message", "deliveries", 1, "error", pkg.Fail(span, err))
 	}
-	if err != nil {
-		slog.ErrorContext(ctx, "process message", "error", pkg.Fail(span, err))
-	}
+}
+
+// reportDropped shows that the client has dropped messages because its queue was full. It has dropped their headers
+// too, so this span can't link to the producers.
+func reportDropped(conn *nats.Conn, subscription *nats.Subscription) {
+	ctx, span := tracer.Start(context.Background(), "receive "+subject, trace.WithSpanKind(trace.SpanKindConsumer),
+		attributes(conn, "receive", semconv.MessagingOperationTypeReceive, nil))
+	defer span.End()
+	dropped, _ := subscription.Dropped()
+	err := pkg.Fail(span, pkg.Error{Type: "slow_consumer", Text: "the client's queue was full"})
+	slog.ErrorContext(ctx, "give up messages", "deliveries", 1, "so far", dropped, "error", err)
 }
 
 // What about JetStream? It stores messages, and redelivers those that aren't acknowledged in time. The headers stay the
 // same, so the second delivery's span links to the same producer. Acknowledge inside process, after handle, and put
-// Metadata().NumDelivered on the span to see which delivery it was.
+// Metadata().NumDelivered on the span to see which delivery it was. After MaxDeliver deliveries it stops silently: mark the
+// last one as above, or subscribe to $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>.
 
 // Next: brokers/README.md, how to add this to your own program.

@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"strconv"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ func on(t *testing.T, test func(*testing.T, connector)) {
 		test(t, func(t *testing.T) (*nats.Conn, *server.Server) {
 			t.Helper()
 			s := start(t)
-			conn, err := nats.Connect(s.URL)
+			conn, err := Connect(s.URL)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -147,6 +148,35 @@ func TestTrapAMessageWithoutAWorkerIsDropped(t *testing.T) {
 		if err := Publish(t.Context(), conn, "make coffee"); err != nil {
 			t.Fatal(err)
 		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The client's queue has room for one message. What it drops has no headers left, so its span has no link.
+func TestAFullQueueShowsWhatIsDropped(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		conn, _ := connect(t)
+		conn.Opts.SubChanLen = 1
+		ctx, cancel := context.WithCancel(t.Context())
+		done, release := make(chan error), make(chan struct{})
+		go func() { done <- Receive(ctx, conn, func(context.Context, string) error { <-release; return nil }) }()
+		brokertest.Eventually(t, "listener", func() bool { return conn.NumSubscriptions() > 0 })
+		for range 200 { // 100 are handled at once
+			if err := Publish(t.Context(), conn, "make donuts"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		close(release)
+		span := brokertest.Named(t, "receive work", 1)[0]
+		brokertest.Eventually(t, "line", func() bool { return len(brokertest.Lines("give up messages")) > 0 })
+		line := brokertest.Lines("give up messages")[0]
+		if dropped, _ := strconv.Atoi(line.Attributes["so far"]); dropped < 90 || line.Span.SpanID() != span.SpanContext().SpanID() ||
+			span.Status().Code != codes.Error || brokertest.Attribute(span, "error.type") != "slow_consumer" {
+			t.Errorf("the line is %v, the span %v", line, span.Status())
+		}
+		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}

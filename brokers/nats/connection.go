@@ -1,0 +1,52 @@
+package nats
+
+// This file has no tracing: a connection that survives a restart of the server, and a handler that may panic.
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"time"
+	"unicode/utf8"
+
+	"github.com/nats-io/nats.go"
+
+	"otel-demo/brokers/outage"
+	"otel-demo/pkg"
+)
+
+// Connect connects to a server. When the connection is lost, the client connects again, and subscribes again. By
+// default, it would give up after two minutes, log nothing, and take minutes to notice that the server is silent.
+func Connect(url string) (*nats.Conn, error) {
+	down := outage.New("NATS")
+	return nats.Connect(url, nats.MaxReconnects(-1), nats.PingInterval(10*time.Second), nats.MaxPingsOutstanding(2),
+		nats.DisconnectErrHandler(func(conn *nats.Conn, err error) {
+			if !conn.IsClosed() {
+				down.Begin(err)
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { down.End() }))
+}
+
+// host returns the server's host name, or "" while there is no connection.
+func host(conn *nats.Conn) string {
+	name, _, _ := net.SplitHostPort(conn.ConnectedAddr())
+	return name
+}
+
+// run calls handle. A panic is returned as an error, so that it can't stop the work on the other messages. Its stack is
+// in the log, with the ids of the span: an exception event on the span is deprecated.
+func run(ctx context.Context, body []byte, handle Handler) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
+			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
+		}
+	}()
+	if !utf8.Valid(body) {
+		return pkg.Error{Type: "decode", Text: "want UTF-8"}
+	}
+	return handle(ctx, string(body))
+}
