@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
 	redisclient "github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -115,24 +113,15 @@ func runRabbitMQ(ctx context.Context, address string) error {
 		return err
 	}
 	defer stop()
-	conn, err := amqp.Dial(address)
+	client, err := rabbitmq.Connect(address)
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w", withoutPassword(address), err)
+		return fmt.Errorf("%s: %w", withoutPassword(address), err)
 	}
-	defer conn.Close()
-	publishing, err1 := conn.Channel()
-	consuming, err2 := conn.Channel() // a channel for each direction
-	if err := errors.Join(err1, err2); err != nil {
-		return fmt.Errorf("open channel: %w", err)
-	}
-	if err := errors.Join(rabbitmq.Declare(publishing), publishing.Confirm(false)); err != nil {
-		return fmt.Errorf("declare queues: %w", err)
-	}
+	defer client.Close()
 
 	w := newWorker()
-	receive := func(ctx context.Context) error { return rabbitmq.Receive(ctx, consuming, w.handle) }
-	send := func(ctx context.Context, task string) error { return rabbitmq.Publish(ctx, publishing, task) }
-	return w.play(ctx, receive, send,
+	receive := func(ctx context.Context) error { return client.Receive(ctx, w.handle) }
+	return w.play(ctx, receive, client.Publish,
 		story{one, []string{good}, 1},
 		story{"three messages, which are processed one after another", []string{good, good, good}, 3},
 		story{"a redelivery: the first `process work` is red, the second has work.delivery_count=2", []string{failsOnce}, 2},

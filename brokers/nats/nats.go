@@ -139,7 +139,7 @@ func process(conn *nats.Conn, message *nats.Msg, handle Handler) {
 // reportDropped shows that the client has dropped messages because its queue was full. It has dropped their headers
 // too, so this span can't link to the producers.
 func reportDropped(conn *nats.Conn, subscription *nats.Subscription) {
-	ctx, span := tracer.Start(context.Background(), "receive "+subject, trace.WithSpanKind(trace.SpanKindConsumer),
+	ctx, span := tracer.Start(context.Background(), "receive "+subject, trace.WithSpanKind(trace.SpanKindClient),
 		attributes(conn, "receive", semconv.MessagingOperationTypeReceive, nil))
 	defer span.End()
 	dropped, _ := subscription.Dropped()

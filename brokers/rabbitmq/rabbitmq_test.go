@@ -3,6 +3,7 @@ package rabbitmq
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -16,13 +17,13 @@ import (
 
 func TestMain(m *testing.M) { brokertest.Main(m) }
 
-// A connector returns a channel in confirm mode, with the queues new and empty.
-type connector func(t *testing.T) (*amqp.Connection, *amqp.Channel, *server.Server)
+// A connector returns a client and a channel, with the queues new and empty.
+type connector func(t *testing.T) (*Client, *amqp.Channel, *server.Server)
 
 // on runs a test on each server.
 func on(t *testing.T, test func(*testing.T, connector)) {
 	brokertest.On(t, "rabbitmq", func(t *testing.T, start func(*testing.T) *server.Server) {
-		test(t, func(t *testing.T) (*amqp.Connection, *amqp.Channel, *server.Server) {
+		test(t, func(t *testing.T) (*Client, *amqp.Channel, *server.Server) {
 			t.Helper()
 			s := start(t)
 			conn, err := amqp.Dial(s.URL)
@@ -30,23 +31,28 @@ func on(t *testing.T, test func(*testing.T, connector)) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { conn.Close() })
-			channel := open(t, conn)
+			channel, err := conn.Channel()
+			if err != nil {
+				t.Fatal(err)
+			}
 			for _, name := range []string{queue, dead} {
 				if _, err := channel.QueueDelete(name, false, false, false); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if err := errors.Join(Declare(channel), channel.Confirm(false)); err != nil {
+			client, err := Connect(s.URL)
+			if err != nil {
 				t.Fatal(err)
 			}
-			return conn, channel, s
+			t.Cleanup(func() { client.Close() })
+			return client, channel, s
 		})
 	})
 }
 
-func open(t *testing.T, conn *amqp.Connection) *amqp.Channel {
+func open(t *testing.T, client *Client) *amqp.Channel {
 	t.Helper()
-	channel, err := conn.Channel()
+	channel, err := client.conn.Channel()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,17 +70,13 @@ func send(t *testing.T, channel *amqp.Channel, message amqp.Publishing) {
 func TestSuite(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
 		brokertest.Run(t, func(t *testing.T) brokertest.Broker {
-			conn, channel, s := connect(t)
+			client, channel, s := connect(t)
 			return brokertest.Broker{
 				Server:    s,
 				System:    "rabbitmq",
 				Published: "publish work",
-				Publish:   func(ctx context.Context, task string) error { return Publish(ctx, channel, task) },
-				Receive: func(ctx context.Context, handle brokertest.Handler) error {
-					channel := open(t, conn)
-					defer channel.Close()
-					return Receive(ctx, channel, handle)
-				},
+				Publish:   client.Publish,
+				Receive:   func(ctx context.Context, handle brokertest.Handler) error { return client.Receive(ctx, handle) },
 				Listening: func() bool { return true }, // the queue keeps messages
 				Send: func(t *testing.T, headers []brokertest.Header, body []byte) {
 					table := amqp.Table{}
@@ -86,7 +88,7 @@ func TestSuite(t *testing.T) {
 				Deliveries: 3,
 				Keeps:      true,
 				Undecoded:  []byte("\xff"),
-				Fail:       func(t *testing.T, then func()) { conn.Close(); then() },
+				Fail:       func(t *testing.T, then func()) { s.Stop(); then() },
 			}
 		})
 	})
@@ -142,10 +144,86 @@ func TestTrapAHeaderIsNoString(t *testing.T) {
 	})
 }
 
+// Some clients write strings as bytes, and a routing key may be any bytes.
+func TestBytesFromAnotherClient(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, channel, _ := connect(t)
+		if err := channel.QueueBind(queue, "#", "amq.topic", false, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := channel.PublishWithContext(t.Context(), "amq.topic", "\xff", false, false, amqp.Publishing{Body: []byte("make donuts"),
+			Headers: amqp.Table{"traceparent": []byte("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")}}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := client.Receive(ctx, func(context.Context, string) error { cancel(); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		span := brokertest.Named(t, "process work", 1)[0]
+		if span.SpanContext().TraceID().String() != "4bf92f3577b34da6a3ce929d0e0e4736" {
+			t.Errorf("the trace is %v: the header was not read", span.SpanContext().TraceID())
+		}
+		if key := brokertest.Attribute(span, "messaging.rabbitmq.destination.routing_key"); key != "\uFFFD" {
+			t.Errorf("the routing key is %q", key)
+		}
+	})
+}
+
+// The connection is lost while a message is processed. Its span is good, and the acknowledgment's isn't: the work was
+// done, and the message comes again.
+func TestAFailedAcknowledgmentHasASpan(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, _, _ := connect(t)
+		if err := client.Publish(t.Context(), "make donuts"); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		deliveries := 0
+		if err := client.Receive(ctx, func(context.Context, string) error {
+			if deliveries++; deliveries == 1 {
+				client.conn.Close()
+			} else {
+				cancel()
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		process, ack := brokertest.Named(t, "process work", 2), brokertest.Named(t, "ack work", 2)
+		for i, want := range []codes.Code{codes.Error, codes.Unset} {
+			if process[i].Status().Code != codes.Unset || ack[i].Status().Code != want || ack[i].SpanKind() != trace.SpanKindClient ||
+				ack[i].Parent().SpanID() != process[i].SpanContext().SpanID() ||
+				brokertest.Attribute(ack[i], "messaging.operation.type") != "settle" {
+				t.Errorf("delivery %d: process %v, ack %v %v, want %v", i+1, process[i].Status(), ack[i].Status(), ack[i].Attributes(), want)
+			}
+		}
+		if brokertest.Attribute(process[1], "work.delivery_count") != "2" || len(brokertest.Lines("ack message")) != 1 {
+			t.Errorf("the second delivery has %v, the log %v", process[1].Attributes(), brokertest.Lines(""))
+		}
+	})
+}
+
+// A user who may not read the queue, or a queue with other arguments, won't be mended by trying again.
+func TestAnErrorThatLastsEndsReceive(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, channel, _ := connect(t)
+		if _, err := channel.QueueDelete(queue, false, false, false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := channel.QueueDeclare(queue, true, false, false, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		err := client.Receive(t.Context(), func(context.Context, string) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), "declare queues") || len(brokertest.Lines("unreachable")) > 0 {
+			t.Errorf("%v, %v", err, brokertest.Lines(""))
+		}
+	})
+}
+
 // A channel that is not in confirm mode returns nil for a message that RabbitMQ discards.
 func TestTrapPublishOnlyBuffers(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
-		conn, channel, _ := connect(t)
+		client, channel, _ := connect(t)
 		if _, err := channel.QueueDelete(queue, false, false, false); err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +231,7 @@ func TestTrapPublishOnlyBuffers(t *testing.T) {
 		if _, err := channel.QueueDeclare(queue, false, true, false, false, amqp.Table{"x-max-length": 1, "x-overflow": "reject-publish"}); err != nil {
 			t.Fatal(err)
 		}
-		unconfirmed := open(t, conn)
+		unconfirmed := open(t, client)
 		for range 2 {
 			if err := unconfirmed.PublishWithContext(t.Context(), "", queue, false, false, amqp.Publishing{}); err != nil {
 				t.Errorf("a publish without confirmation returns %v: this is no longer a trap", err)
@@ -163,7 +241,7 @@ func TestTrapPublishOnlyBuffers(t *testing.T) {
 			state, err := channel.QueueDeclarePassive(queue, false, true, false, false, nil)
 			return err == nil && state.Messages == 1
 		})
-		if err := Publish(t.Context(), channel, "make donuts"); err == nil {
+		if err := client.Publish(t.Context(), "make donuts"); err == nil {
 			t.Error("the lesson's Publish returns nil for a message that was refused")
 		}
 		if span := brokertest.Named(t, "publish work", 1)[0]; span.Status().Code != codes.Error {
@@ -175,11 +253,11 @@ func TestTrapPublishOnlyBuffers(t *testing.T) {
 // RabbitMQ confirms a message that it drops because there is no queue for it.
 func TestTrapAMessageWithoutAQueueIsConfirmed(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
-		_, channel, _ := connect(t)
+		client, channel, _ := connect(t)
 		if _, err := channel.QueueDelete(queue, false, false, false); err != nil {
 			t.Fatal(err)
 		}
-		if err := Publish(t.Context(), channel, "make donuts"); err != nil {
+		if err := client.Publish(t.Context(), "make donuts"); err != nil {
 			t.Errorf("Publish returns %v: this is no longer a trap", err)
 		}
 		returned := channel.NotifyReturn(make(chan amqp.Return, 1))
@@ -194,14 +272,13 @@ func TestTrapAMessageWithoutAQueueIsConfirmed(t *testing.T) {
 // trace in which it was published, and link to the same span. The dead letter's headers lead there too.
 func TestEachDeliveryLinksToTheProducer(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
-		conn, channel, _ := connect(t)
+		client, channel, _ := connect(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		receiving := open(t, conn)
 		go func() {
-			done <- Receive(ctx, receiving, func(context.Context, string) error { return errors.New("no donuts left") })
+			done <- client.Receive(ctx, func(context.Context, string) error { return errors.New("no donuts left") })
 		}()
-		if err := Publish(t.Context(), channel, "make donuts"); err != nil {
+		if err := client.Publish(t.Context(), "make donuts"); err != nil {
 			t.Fatal(err)
 		}
 		deliveries := brokertest.Named(t, "process work", 3)
@@ -231,11 +308,10 @@ func TestEachDeliveryLinksToTheProducer(t *testing.T) {
 // A message that can't be decoded goes to the dead letters at once.
 func TestAMessageThatCantBeDecodedIsTriedOnce(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
-		conn, channel, _ := connect(t)
+		client, channel, _ := connect(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		receiving := open(t, conn)
-		go func() { done <- Receive(ctx, receiving, func(context.Context, string) error { return nil }) }()
+		go func() { done <- client.Receive(ctx, func(context.Context, string) error { return nil }) }()
 		send(t, channel, amqp.Publishing{Body: []byte("\xff")})
 		brokertest.Eventually(t, "dead letter", func() bool {
 			_, ok, _ := channel.Get(dead, true)
