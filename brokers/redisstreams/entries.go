@@ -1,17 +1,23 @@
 package redisstreams
 
-// This file has only Redis, no tracing: how a worker gets entries.
+// This file has only Redis, no tracing: how a worker gets entries, and goes on after Redis was restarted.
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"otel-demo/brokers/outage"
+	"otel-demo/pkg"
 )
 
 // Join creates the group, unless it exists. It begins with the stream's first entry.
@@ -36,11 +42,42 @@ func (w Worker) read(limit int64) ([]redis.XMessage, error) {
 	return streams[0].Messages, nil
 }
 
-// next returns entries that a worker left behind, and then new ones.
-func (w Worker) next() ([]redis.XMessage, error) {
-	claimed, err1 := w.claim()
-	fresh, err2 := w.read(10)
-	return append(claimed, fresh...), errors.Join(err1, err2)
+// keepReading passes entries to process until ctx is canceled. These are new entries, and those that a worker has read
+// but not acknowledged, because it died or failed. A group never hands them to another worker by itself: without
+// XAUTOCLAIM they would wait forever. While Redis is unreachable, keepReading keeps trying. It returns an error that
+// retrying won't mend.
+func (w Worker) keepReading(ctx context.Context, process func(redis.XMessage) error) error {
+	down := outage.New("Redis")
+	for ctx.Err() == nil {
+		entries, err1 := w.claim()
+		fresh, err2 := w.read(10)
+		err := errors.Join(err1, err2)
+		for _, entry := range append(entries, fresh...) {
+			err = errors.Join(err, process(entry))
+		}
+		switch {
+		case err == nil:
+			down.End()
+		case redis.IsAuthError(err) || redis.IsPermissionError(err):
+			return err
+		case noGroup(err1) || noGroup(err2): // Redis has lost its data, or someone has deleted the stream
+			if err := w.Join(ctx); err != nil {
+				down.Begin(err)
+				down.Pause(ctx)
+				continue
+			}
+			slog.Warn("the stream was gone, with its entries; joined a new one", "stream", stream)
+		default:
+			down.Begin(err)
+			down.Pause(ctx)
+		}
+	}
+	return nil
+}
+
+func noGroup(err error) bool {
+	err = errors.Unwrap(err)
+	return err != nil && (redis.HasErrorPrefix(err, "NOGROUP") || redis.HasErrorPrefix(err, "UNBLOCKED"))
 }
 
 // acknowledge tells Redis that the group is done with these entries.
@@ -53,17 +90,16 @@ func (w Worker) acknowledge(entries []redis.XMessage) error {
 }
 
 // claim takes over entries that a worker, this one included, has held for longer than w.Idle. An entry that has been
-// delivered three times isn't delivered anymore: it stays in the stream, for you to look at.
+// delivered three times is given up.
 func (w Worker) claim() ([]redis.XMessage, error) {
-	ctx := context.Background()
-	entries, _, err := w.Client.XAutoClaim(ctx, &redis.XAutoClaimArgs{
+	entries, _, err := w.Client.XAutoClaim(context.Background(), &redis.XAutoClaimArgs{
 		Stream: stream, Group: group, Consumer: w.Name, MinIdle: w.Idle, Start: "0", Count: 10}).Result()
 	if err != nil {
 		return nil, fmt.Errorf("claim: %w", err)
 	}
-	deliveries := w.deliveries(entries)
+	deliveries := w.deliveries(entries) // this claim counts as one
 	return slices.DeleteFunc(entries, func(entry redis.XMessage) bool {
-		return deliveries[entry.ID] > 3 && w.Client.XAck(ctx, stream, group, entry.ID).Err() == nil
+		return deliveries[entry.ID] > 3 && w.giveUp(entry, deliveries[entry.ID]-1) == nil
 	}), nil
 }
 
@@ -87,4 +123,22 @@ func waited(entry redis.XMessage) time.Duration {
 	arrival, _, _ := strings.Cut(entry.ID, "-")
 	ms, _ := strconv.ParseInt(arrival, 10, 64)
 	return time.Since(time.UnixMilli(ms))
+}
+
+// host returns the server's host name.
+func host(client *redis.Client) string {
+	name, _, _ := net.SplitHostPort(client.Options().Addr)
+	return name
+}
+
+// run calls handle. A panic is returned as an error, so that it can't stop the work on the other entries. Its stack is
+// in the log, with the ids of the span: an exception event on the span is deprecated.
+func run(ctx context.Context, handle func(context.Context) error) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
+			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
+		}
+	}()
+	return handle(ctx)
 }

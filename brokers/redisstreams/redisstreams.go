@@ -8,7 +8,6 @@ package redisstreams
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -38,20 +37,21 @@ func (c carrier) Get(key string) string { value, _ := c[key].(string); return va
 func (c carrier) Set(key, value string) { c[key] = value }
 func (c carrier) Keys() []string        { return slices.Collect(maps.Keys(c)) }
 
-// attributes describe entries by OpenTelemetry's messaging conventions. Their list of systems lacks "redis", but they
-// allow other values.
-func attributes(operation string, more ...attribute.KeyValue) trace.SpanStartEventOption {
+// attributes describe entries, following OpenTelemetry's messaging conventions. Their list of systems lacks "redis", but
+// they allow other values.
+func attributes(client *redis.Client, operation string, more ...attribute.KeyValue) trace.SpanStartEventOption {
 	return trace.WithAttributes(append(more,
 		semconv.MessagingSystemKey.String("redis"),
 		semconv.MessagingDestinationName(stream),
 		semconv.MessagingOperationName(operation),
-		semconv.ServicePeerName("redis"))...) // puts Redis on Zipkin's map
+		semconv.ServerAddress(host(client)),
+		semconv.ServicePeerName("redis"))...) // not one of the messaging conventions: it puts Redis on Zipkin's map
 }
 
 // Publish adds an entry to the stream, which keeps about the newest 10,000.
 func Publish(ctx context.Context, client *redis.Client, task string) error {
 	ctx, span := tracer.Start(ctx, "publish "+stream, trace.WithSpanKind(trace.SpanKindProducer),
-		attributes("publish", semconv.MessagingOperationTypeSend))
+		attributes(client, "publish", semconv.MessagingOperationTypeSend))
 	defer span.End()
 	fields := map[string]any{"task": task}
 	// Use the ctx that Start returned. With the caller's, the worker's span would be a child of the span around this
@@ -72,31 +72,23 @@ type Worker struct {
 	Idle   time.Duration // after this time, other workers take over an entry: longer than 20 tasks take
 }
 
-// Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
+// Handler works on one task. The span `process work` is in ctx, and an error marks that span as failed.
 type Handler func(ctx context.Context, task string) error
 
-// Receive passes each entry to handle, one at a time, until ctx is canceled. Then it finishes what it has read.
+// Receive passes each entry to handle, one at a time, until ctx is canceled. Then it finishes what it has read. It has no
+// span for reading, which mostly waits, and none for an acknowledgment, except for an entry that is given up.
 func (w Worker) Receive(ctx context.Context, handle Handler) error {
-	for ctx.Err() == nil {
-		// These are new entries, and those that a worker has read but not acknowledged, because it died or failed. A
-		// group never hands them to another worker by itself: without XAUTOCLAIM they would wait forever.
-		entries, err := w.next()
-		for _, entry := range entries {
-			// The parent is the producer's span. If the fields are missing or invalid, there is none, and the next span
-			// starts a new trace: an entry without a context is still an entry.
-			err = errors.Join(err, w.process(extract(entry), []redis.XMessage{entry}, func(ctx context.Context) error {
-				task, ok := entry.Values["task"].(string)
-				if !ok {
-					return pkg.Error{Type: "decode", Text: `want a field "task"`}
-				}
-				return handle(ctx, task)
-			}))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return w.keepReading(ctx, func(entry redis.XMessage) error {
+		// The parent is the producer's span. If the fields are missing or invalid, there is none, and the next span
+		// starts a new trace: an entry without a context is still an entry.
+		return w.process(extract(entry), []redis.XMessage{entry}, func(ctx context.Context) error {
+			task, ok := entry.Values["task"].(string)
+			if !ok {
+				return pkg.Error{Type: "decode", Text: `want a field "task"`}
+			}
+			return handle(ctx, task)
+		})
+	})
 }
 
 // ReceiveBatch reads up to 100 entries and passes them to handle, in one span. Each comes from a different trace, and a
@@ -135,7 +127,7 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 	}
 	// A single entry also gets a link, in addition to the parent, as the conventions ask.
 	ctx, span := tracer.Start(ctx, "process "+stream, trace.WithSpanKind(trace.SpanKindConsumer),
-		trace.WithLinks(links...), attributes("process", semconv.MessagingOperationTypeProcess,
+		trace.WithLinks(links...), attributes(w.Client, "process", semconv.MessagingOperationTypeProcess,
 			semconv.MessagingConsumerGroupName(group), semconv.MessagingClientID(w.Name)))
 	defer span.End()
 	// An attribute of one entry belongs on its link, and on the span only if there is just one entry: then you can
@@ -152,16 +144,21 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 	return w.acknowledge(entries)
 }
 
-// run calls handle. A panic becomes an error, and an event with the stack. It must not stop the work on the other
-// entries. A span that merely ends during a panic isn't an error.
-func run(ctx context.Context, handle func(context.Context) error) (err error) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
-			trace.SpanFromContext(ctx).RecordError(err, trace.WithStackTrace(true))
-		}
-	}()
-	return handle(ctx)
+// giveUp acknowledges an entry that has failed three times, or whose workers died, so that it isn't delivered anymore. It
+// stays in the stream, for you to look at. This is the span that you will search for: it has failed, has the number of
+// deliveries, and leads to the producer.
+func (w Worker) giveUp(entry redis.XMessage, deliveries int64) error {
+	ctx := extract(entry)
+	ctx, span := tracer.Start(ctx, "ack "+stream, trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithLinks(trace.LinkFromContext(ctx)), attributes(w.Client, "ack", semconv.MessagingOperationTypeSettle,
+			semconv.MessagingMessageID(entry.ID), attribute.Int64("work.delivery_count", deliveries)))
+	defer span.End()
+	if err := w.acknowledge([]redis.XMessage{entry}); err != nil {
+		return pkg.Fail(span, err)
+	}
+	err := pkg.Fail(span, pkg.Error{Type: "given_up", Text: "the work has failed too often"})
+	slog.ErrorContext(ctx, "give up entry", "id", entry.ID, "deliveries", deliveries, "error", err)
+	return nil
 }
 
 // Next: brokers/README.md, how to add this to your own program.

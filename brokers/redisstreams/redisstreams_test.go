@@ -129,6 +129,69 @@ func TestTrapEntriesOfADeadWorkerAreNotReadAgain(t *testing.T) {
 	})
 }
 
+// Each worker that gets an entry dies. The next one gives it up, though no handler has returned an error.
+func TestAnEntryWhoseWorkersDieIsGivenUp(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, _ := connect(t)
+		if err := Publish(t.Context(), client, "make donuts"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (Worker{Client: client, Name: "dead"}).read(1); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if entries, err := (Worker{Client: client, Name: "dead"}).claim(); err != nil || len(entries) != 1 {
+				t.Fatal(entries, err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- Worker{Client: client, Name: "worker"}.Receive(ctx, func(context.Context, string) error {
+				t.Error("the entry was delivered again")
+				return nil
+			})
+		}()
+		span := brokertest.Named(t, "ack work", 1)[0]
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		brokertest.LinksTo(t, span, brokertest.Named(t, "publish work", 1)[0].SpanContext())
+		if got := brokertest.Attribute(span, "work.delivery_count"); got != "3" || brokertest.Attribute(span, "error.type") != "given_up" {
+			t.Errorf("%s deliveries, %v", got, span.Attributes())
+		}
+	})
+}
+
+// Someone deletes the stream, or Redis has lost it in a restart. The worker joins a new one.
+func TestAStreamThatIsGoneIsJoinedAgain(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, _ := connect(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- Worker{Client: client, Name: "worker", Idle: time.Hour}.Receive(ctx, func(context.Context, string) error { return nil })
+		}()
+		if err := Publish(t.Context(), client, "before"); err != nil {
+			t.Fatal(err)
+		}
+		brokertest.Named(t, "process work", 1)
+		if err := client.FlushAll(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		brokertest.Eventually(t, "line", func() bool { return len(brokertest.Lines("joined a new one")) > 0 })
+		if err := Publish(t.Context(), client, "after"); err != nil {
+			t.Fatal(err)
+		}
+		brokertest.Named(t, "process work", 2)
+		cancel()
+		if err := <-done; err != nil || len(brokertest.Lines("joined a new one")) != 1 || len(brokertest.Lines("unreachable")) != 0 {
+			t.Errorf("%v, %v", err, brokertest.Lines(""))
+		}
+	})
+}
+
 func TestABatchLinksToEachProducer(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
 		client, _ := connect(t)
