@@ -1,16 +1,19 @@
 // Package kafka is the lesson of pkg/broker.go for Kafka, with the client franz-go.
 //
-// Look in OpenTelemetry's registry before you write anything: franz-go has its own instrumentation, kotel. It makes the
-// spans `work publish` and `work receive`, and it injects and extracts. This file adds what kotel leaves to you: a span
-// for the work itself, links, and the type of an error. Its tests show what is missing without them.
+// Look in OpenTelemetry's registry before you write anything: franz-go has its own instrumentation, kotel. It creates
+// the spans `work publish` and `work receive`, and it injects and extracts. This file adds what kotel leaves to you: a
+// span for the work itself, links, and the type of an error. Its tests show what is missing without them. There is no
+// span for a commit: you commit a position, which says nothing about one record. The group is in group.go.
 package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"unicode/utf8"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/plugin/kotel"
 	"go.opentelemetry.io/otel"
@@ -37,9 +40,14 @@ func Traced() kgo.Opt {
 type errorType struct{}
 
 func (errorType) OnProduceRecordUnbuffered(record *kgo.Record, err error) {
-	if err != nil {
-		trace.SpanFromContext(record.Context).SetAttributes(semconv.ErrorType(err))
+	if err == nil {
+		return
 	}
+	name := semconv.ErrorType(err)
+	if refused, ok := errors.AsType[*kerr.Error](err); ok { // all of Kafka's errors have the same type in Go
+		name = semconv.ErrorTypeKey.String(refused.Message) // such as MESSAGE_TOO_LARGE
+	}
+	trace.SpanFromContext(record.Context).SetAttributes(name)
 }
 
 // Publish sends a task, and returns nil once Kafka has it. You see no tracing here: kotel starts its span from ctx,
@@ -47,21 +55,16 @@ func (errorType) OnProduceRecordUnbuffered(record *kgo.Record, err error) {
 func Publish(ctx context.Context, client *kgo.Client, task string) error {
 	record := &kgo.Record{Topic: topic, Value: []byte(task)}
 	// Produce, without Sync, returns before Kafka has the record. In both cases, kotel's span ends once Kafka has it.
-	if err := client.ProduceSync(ctx, record).FirstErr(); err != nil {
+	err := client.ProduceSync(ctx, record).FirstErr()
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return fmt.Errorf("publish: create the topic %q first: %w", topic, err)
+	} else if err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
 	return nil
 }
 
-// Consumer returns the options of a client that receives. They turn off automatic commits: poll, below, commits a
-// record only after the work is done. So if a worker dies, another one gets its uncommitted records, and the spans of
-// that one link to the same producers.
-func Consumer() []kgo.Opt {
-	return []kgo.Opt{kgo.ConsumeTopics(topic), kgo.ConsumerGroup(group), kgo.DisableAutoCommit(),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())}
-}
-
-// Handler works on one task. The span `process work` is in ctx, and an error makes that span an error.
+// Handler works on one task. The span `process work` is in ctx, and an error marks that span as failed.
 type Handler func(ctx context.Context, task string) error
 
 // Receive passes each record to handle, one at a time, until ctx is canceled. Then it finishes what it has polled, and
@@ -98,8 +101,9 @@ func ReceiveBatch(ctx context.Context, client *kgo.Client, handle func(context.C
 	})
 }
 
-// process makes one span for one or more records. Kafka has no way to reject a record: after an error the next one
-// follows, and only the span shows it. To retry, produce the record to another topic, with its headers.
+// process creates one span for one or more records. Kafka has no way to reject a record: after an error the next one
+// follows, and only the span and a line in the log show it. To retry, produce the record to another topic, with its
+// headers.
 func process(ctx context.Context, records []*kgo.Record, handle func(context.Context) error) {
 	var links []trace.Link
 	var details []attribute.KeyValue
@@ -123,40 +127,20 @@ func process(ctx context.Context, records []*kgo.Record, handle func(context.Con
 			semconv.MessagingConsumerGroupName(group),
 			semconv.MessagingOperationName("process"),
 			semconv.MessagingOperationTypeProcess,
-			semconv.ServicePeerName("kafka"))) // puts Kafka on Zipkin's map
+			// Kafka doesn't count deliveries. This worker attempts each record once. The name is our own.
+			attribute.Int("work.delivery_count", 1),
+			// Not one of the messaging conventions: it puts Kafka on Zipkin's map. They do have server.address, but a
+			// record doesn't say which of the brokers it comes from.
+			semconv.ServicePeerName("kafka")))
 	defer span.End()
 	if len(records) == 1 {
 		span.SetAttributes(details...)
 	} else {
 		span.SetAttributes(semconv.MessagingBatchMessageCount(len(records)))
 	}
-	// A panic becomes an error, and an event with the stack. It must not stop the work on the next records. A span that
-	// merely ends during a panic isn't an error.
-	defer func() {
-		if reason := recover(); reason != nil {
-			err := pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
-			span.RecordError(err, trace.WithStackTrace(true))
-			slog.ErrorContext(ctx, "process record", "error", pkg.Fail(span, err))
-		}
-	}()
-	if err := handle(ctx); err != nil {
-		slog.ErrorContext(ctx, "process record", "error", pkg.Fail(span, err))
+	if err := run(ctx, handle); err != nil {
+		slog.ErrorContext(ctx, "give up records", "records", len(records), "deliveries", 1, "error", pkg.Fail(span, err))
 	}
-}
-
-// poll waits for up to limit records, passes them to process, and commits them, even if ctx is canceled by then.
-func poll(ctx context.Context, client *kgo.Client, limit int, process func([]*kgo.Record)) error {
-	fetches := client.PollRecords(ctx, limit)
-	if records := fetches.Records(); len(records) > 0 {
-		process(records)
-		if err := client.CommitRecords(context.WithoutCancel(ctx), records...); err != nil {
-			return fmt.Errorf("commit: %w", err)
-		}
-	}
-	if err := fetches.Err(); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("poll: %w", err)
-	}
-	return nil
 }
 
 // You have seen what kotel does, and what it leaves to you. Next: brokers/README.md, how to add this to your own

@@ -1,9 +1,15 @@
 package kafka
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
 	"runtime"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -226,6 +232,176 @@ func TestARecordThatComesAgainLinksToTheSameProducer(t *testing.T) {
 				t.Errorf("the span is in the trace %v with %v", span.SpanContext().TraceID(), span.Attributes())
 			}
 		}
+	})
+}
+
+// A worker is killed while it works on a record. Kafka waits for the session's timeout, and gives its records to the next
+// worker.
+func TestTheRecordsOfAKilledWorkerComeAgain(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, s := connect(t)
+		if err := Publish(t.Context(), client(Traced()), "make donuts"); err != nil {
+			t.Fatal(err)
+		}
+		worker := exec.Command(os.Args[0])
+		worker.Env = append(os.Environ(), "WORK_ON="+s.URL)
+		output, err := worker.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := worker.Start(); err != nil {
+			t.Fatal(err)
+		}
+		begun, err := bufio.NewReader(output).ReadString('\n')
+		worker.Process.Kill()
+		worker.Wait()
+		killed := time.Now()
+		if begun != "begun\n" {
+			t.Fatal(begun, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := Receive(ctx, client(append(Consumer(), Traced())...), func(context.Context, string) error { cancel(); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		brokertest.LinksTo(t, brokertest.Named(t, "process work", 1)[0], brokertest.Named(t, "work publish", 1)[0].SpanContext())
+		if waited := time.Since(killed); waited > 2*SessionTimeout {
+			t.Errorf("the next worker got the record after %v, want at most %v", waited, 2*SessionTimeout)
+		} else {
+			t.Logf("the next worker got the record after %v", waited)
+		}
+	})
+}
+
+// The test binary is also the worker that is killed.
+func init() {
+	if address := os.Getenv("WORK_ON"); address != "" {
+		client, err := kgo.NewClient(append(Consumer(), kgo.SeedBrokers(address))...)
+		if err != nil {
+			panic(err)
+		}
+		Receive(context.Background(), client, func(context.Context, string) error {
+			fmt.Println("begun")
+			select {}
+		})
+	}
+}
+
+// A second worker joins while the first one works on a batch.
+func TestTrapARebalanceDeliversABatchAgain(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, s := connect(t)
+		for _, test := range []struct {
+			name    string
+			options []kgo.Opt
+			again   bool
+		}{
+			{"obvious", []kgo.Opt{kgo.ConsumeTopics(topic), kgo.ConsumerGroup(group), kgo.DisableAutoCommit(),
+				kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())}, true},
+			{"lesson", Consumer(), false},
+		} {
+			empty(t, client(), s.URL, 2)
+			producer := client(kgo.RecordPartitioner(kgo.ManualPartitioner()))
+			publish := func(name string) {
+				for partition := range int32(2) {
+					produce(t, producer, &kgo.Record{Topic: topic, Partition: partition, Value: fmt.Append(nil, name, " ", partition)})
+				}
+			}
+			publish("before")
+			var mu sync.Mutex
+			seen := map[string]int{}
+			see := func(task string) {
+				mu.Lock()
+				defer mu.Unlock()
+				seen[task]++
+			}
+			all := func(name string) func() bool {
+				return func() bool {
+					mu.Lock()
+					defer mu.Unlock()
+					return seen[name+" 0"] > 0 && seen[name+" 1"] > 0
+				}
+			}
+			begun, joining, release := make(chan struct{}, 100), make(chan struct{}, 100), make(chan struct{})
+			ctx, cancel := context.WithCancel(t.Context())
+			var workers sync.WaitGroup
+			work := func(handle func(task string), options ...kgo.Opt) {
+				consumer := client(append(options, test.options...)...)
+				workers.Go(func() {
+					defer consumer.Close()
+					if err := Receive(ctx, consumer, func(_ context.Context, task string) error { handle(task); return nil }); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			work(func(task string) { begun <- struct{}{}; <-release; see(task) },
+				kgo.OnPartitionsCallbackBlocked(func(context.Context, *kgo.Client) { joining <- struct{}{} }))
+			<-begun
+			work(func(task string) { joining <- struct{}{}; see(task) })
+			<-joining // the second worker works on a record, or waits for the first one
+			close(release)
+			brokertest.Eventually(t, "end of the first batch", all("before"))
+			publish("after")
+			brokertest.Eventually(t, "end of the second batch", all("after"))
+			cancel()
+			workers.Wait()
+			if again := seen["before 0"]+seen["before 1"] > 2; again != test.again {
+				t.Errorf("%s: %v, want records that came again: %v", test.name, seen, test.again)
+			}
+		}
+	})
+}
+
+// What only Kafka itself can refuse. error.type is its name for the error.
+func TestARecordThatKafkaRefusesShowsWhy(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, s := connect(t)
+		if s.Restartable() { // kfake takes it
+			producer := client(Traced(), kgo.ProducerBatchMaxBytes(4<<20), kgo.ProducerBatchCompression(kgo.NoCompression()))
+			if err := Publish(t.Context(), producer, strings.Repeat("x", 2<<20)); !errors.Is(err, kerr.MessageTooLarge) {
+				t.Errorf("a record of 2 MiB: %v", err)
+			}
+			span := brokertest.Named(t, "work publish", 1)[0]
+			if got := brokertest.Attribute(span, "error.type"); got != "MESSAGE_TOO_LARGE" || span.Status().Code != codes.Error {
+				t.Errorf("a record of 2 MiB: error.type=%q, %v", got, span.Status())
+			}
+		}
+	})
+}
+
+// Without the topic, Publish says what to do, and the worker waits for it.
+func TestATopicThatDoesNotExist(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, s := connect(t)
+		remove := kmsg.NewPtrDeleteTopicsRequest()
+		deletion := kmsg.NewDeleteTopicsRequestTopic()
+		deletion.Topic = kmsg.StringPtr(topic)
+		remove.TopicNames, remove.Topics = []string{topic}, append(remove.Topics, deletion)
+		if _, err := remove.RequestWith(t.Context(), client()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		consumer := client(append(Consumer(), Traced())...)
+		go func() { done <- Receive(ctx, consumer, func(context.Context, string) error { cancel(); return nil }) }()
+		err := Publish(t.Context(), client(Traced()), "make donuts")
+		if err == nil || !strings.Contains(err.Error(), `create the topic "work" first`) {
+			t.Errorf("Publish returns %v", err)
+		}
+		span := brokertest.Named(t, "work publish", 1)[0]
+		if got := brokertest.Attribute(span, "error.type"); got != "UNKNOWN_TOPIC_OR_PARTITION" {
+			t.Errorf("error.type is %q", got)
+		}
+		if err := server.CreateTopic(s.URL, topic, 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := Publish(t.Context(), client(Traced()), "make donuts"); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		t.Log(brokertest.Lines(""))
 	})
 }
 
