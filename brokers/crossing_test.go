@@ -1,7 +1,7 @@
 package main
 
-// Replace the publisher and the worker below with your own. The test fails if the trace context is lost between them. It
-// needs no collector and no backend.
+// Replace the publisher and the worker below with your own. The test fails if the trace context is lost between them.
+// It needs no collector and no backend.
 
 import (
 	"context"

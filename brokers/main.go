@@ -55,7 +55,6 @@ func run(ctx context.Context) error {
 				return err
 			}
 			defer shutdown()
-			fmt.Println("Open http://localhost:16686/trace/ with one of these ids at its end:")
 			if err := d.start(ctx, os.Getenv(d.variable)); err != nil {
 				return fmt.Errorf("%s: %w", d.name, err)
 			}
@@ -167,6 +166,11 @@ func publish(ctx context.Context, lookAt string, send func(context.Context, stri
 	return nil
 }
 
+var printHeading = sync.OnceFunc(func() {
+	fmt.Println("Open http://localhost:16686/trace/ with one of these ids at its end:")
+})
+
 func printTrace(ctx context.Context, lookAt string) {
+	printHeading()
 	fmt.Println(trace.SpanContextFromContext(ctx).TraceID(), "", lookAt)
 }

@@ -28,7 +28,7 @@ func init() {
 	}
 }
 
-// command runs the program, with spans going to address.
+// command runs the program, with spans going to address. An argument such as NATS_URL=... is a variable for it.
 func command(t *testing.T, address string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, log strings.Builder
@@ -36,6 +36,11 @@ func command(t *testing.T, address string, args ...string) (stdout, stderr strin
 	cmd.Env = append(os.Environ(), "RUN_PROGRAM=1", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+address)
 	for _, d := range demos {
 		cmd.Env = append(cmd.Env, d.variable+"=")
+	}
+	for _, argument := range args {
+		if strings.Contains(argument, "=") {
+			cmd.Env, cmd.Args = append(cmd.Env, argument), cmd.Args[:len(cmd.Args)-1]
+		}
 	}
 	cmd.Stdout, cmd.Stderr = &out, &log
 	err = cmd.Run()
@@ -139,6 +144,26 @@ func TestWithoutAnAgentOneLineSaysHowToStartIt(t *testing.T) {
 	stdout, stderr, err := command(t, address, "nats")
 	if err == nil || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "go run -C local . -recipe own-program") {
 		t.Errorf("%v, %q, %q", err, stdout, stderr)
+	}
+}
+
+// The first line is what is wrong, and not where to look for traces.
+func TestWithoutABrokerThereIsNothingToOpen(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // it looks like an agent
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	for _, d := range demos {
+		closed := map[string]string{"nats": "nats://127.0.0.1:1", "kafka": "127.0.0.1:1", "rabbitmq": "amqp://127.0.0.1:1/",
+			"redisstreams": "redis://127.0.0.1:1/0"}[d.name]
+		if closed == "" {
+			continue
+		}
+		stdout, stderr, err := command(t, listener.Addr().String(), d.name, d.variable+"="+closed)
+		if err == nil || strings.Contains(stdout, "Open http") || !strings.Contains(stderr, d.name+": ") {
+			t.Errorf("%s: %v, %q, %q", d.name, err, stdout, stderr)
+		}
 	}
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,12 +71,17 @@ func runKafka(ctx context.Context, addresses string) error {
 	}
 	defer stop()
 	options := []kgo.Opt{kgo.SeedBrokers(strings.Split(addresses, ",")...), kgo.AllowAutoTopicCreation(),
-		kgo.RecordDeliveryTimeout(10 * time.Second), kafka.Traced()}
-	producer, err := kgo.NewClient(options...)
+		kgo.RecordDeliveryTimeout(10 * time.Second)}
+	producer, err := kgo.NewClient(slices.Concat(options, kafka.Producer())...)
 	if err != nil {
 		return err
 	}
 	defer producer.Close()
+	connecting, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := producer.Ping(connecting); err != nil {
+		return fmt.Errorf("connect to %s: %w", addresses, err)
+	}
 
 	w := newWorker()
 	send := func(ctx context.Context, task string) error { return kafka.Publish(ctx, producer, task) }
@@ -84,13 +91,18 @@ func runKafka(ctx context.Context, addresses string) error {
 		}
 	}
 	// A consumer fetches in advance, so one that is created now finds all three at once.
-	consumer, err := kgo.NewClient(append(options, kafka.Consumer()...)...)
+	consumer, err := kgo.NewClient(slices.Concat(options, kafka.Consumer())...)
 	if err != nil {
 		return err
 	}
 	defer consumer.Close()
+	waiting := time.AfterFunc(3*time.Second, func() {
+		fmt.Fprintf(os.Stderr, "Kafka gives this worker no records yet. If the last run was killed, this takes up to %v.\n", kafka.SessionTimeout)
+	})
+	defer waiting.Stop()
 	for polled := 0; polled < 3; {
 		if err := kafka.ReceiveBatch(ctx, consumer, func(ctx context.Context, records []*kgo.Record) error {
+			waiting.Stop()
 			polled += len(records)
 			printTrace(ctx, batch(len(records)))
 			return pkg.SimulateWork(ctx, 50*time.Millisecond)
@@ -102,7 +114,7 @@ func runKafka(ctx context.Context, addresses string) error {
 	}
 	receive := func(ctx context.Context) error { return kafka.Receive(ctx, consumer, w.handle) }
 	return w.play(ctx, receive, send,
-		story{"one message: kotel makes `work publish` and `work receive`, the lesson `process work`", []string{good}, 1},
+		story{"one message: kotel creates `work publish` and `work receive`, the lesson `process work`", []string{good}, 1},
 		story{"three messages, which are processed one after another", []string{good, good, good}, 3},
 		story{"a failure: `process work` is red, and Kafka does not deliver the record again", []string{fails}, 1})
 }
@@ -170,7 +182,7 @@ func runRedisStreams(ctx context.Context, address string) error {
 	return w.play(ctx, receive, send,
 		story{one, []string{good}, 2}, // and the dead worker's
 		story{"a redelivery: the first `process work` is red, the second has work.delivery_count=2", []string{failsOnce}, 2},
-		story{"a failure: after three deliveries the entry is given up", []string{fails}, 3})
+		story{"a failure: after three deliveries, `ack work` is red: the entry is given up", []string{fails}, 3})
 }
 
 // withoutPassword returns a URL without its user and password.

@@ -32,6 +32,7 @@ func Consumer() []kgo.Opt {
 		// A worker that joins gets none of the records that another one is working on. Without this, it would get those
 		// that aren't committed yet.
 		kgo.BlockRebalanceOnPoll(),
+		Traced(),
 		kgo.WithHooks(session{outage.New("Kafka")})}
 }
 
@@ -70,8 +71,8 @@ func poll(ctx context.Context, client *kgo.Client, limit int, process func([]*kg
 var lasting = []error{kgo.ErrClientClosed, kerr.SaslAuthenticationFailed, kerr.ClusterAuthorizationFailed,
 	kerr.GroupAuthorizationFailed, kerr.TopicAuthorizationFailed, kerr.InvalidSessionTimeout}
 
-// run calls handle. A panic is returned as an error, so that it can't stop the work on the next records. Its stack is in
-// the log, with the ids of the span: an exception event on the span is deprecated.
+// run calls handle. A panic is returned as an error, so that it can't stop the work on the next records. Its stack is
+// in the log, with the ids of the span: an exception event on the span is deprecated.
 func run(ctx context.Context, handle func(context.Context) error) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {

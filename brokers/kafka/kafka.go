@@ -36,6 +36,12 @@ func Traced() kgo.Opt {
 	return kgo.WithHooks(errorType{}, kotel.NewTracer(kotel.ConsumerGroup(group)))
 }
 
+// Producer returns the options of a client that publishes. By default, a record that has been sent waits for Kafka's
+// response without a limit, whatever ctx says: if Kafka goes silent, Publish doesn't return, and its span isn't
+// exported. With the option, the deadline of ctx counts. The price is that a record whose span has failed may have
+// arrived.
+func Producer() []kgo.Opt { return []kgo.Opt{kgo.AllowIdempotentProduceCancellation(), Traced()} }
+
 // errorType is a hook that adds error.type to the span of a failed publish. kotel only sets the status.
 type errorType struct{}
 
@@ -139,7 +145,7 @@ func process(ctx context.Context, records []*kgo.Record, handle func(context.Con
 		span.SetAttributes(semconv.MessagingBatchMessageCount(len(records)))
 	}
 	if err := run(ctx, handle); err != nil {
-		slog.ErrorContext(ctx, "give up records", "records", len(records), "deliveries", 1, "error", pkg.Fail(span, err))
+		slog.ErrorContext(ctx, "give up records", "count", len(records), "deliveries", 1, "error", pkg.Fail(span, err))
 	}
 }
 

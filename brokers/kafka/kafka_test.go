@@ -76,7 +76,7 @@ func TestSuite(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
 		brokertest.Run(t, func(t *testing.T) brokertest.Broker {
 			client, s := connect(t)
-			producer, otherLanguage := client(Traced()), client()
+			producer, otherLanguage := client(Producer()...), client()
 			return brokertest.Broker{
 				Server:    s,
 				System:    "kafka",
@@ -84,7 +84,7 @@ func TestSuite(t *testing.T) {
 				Received:  "work receive",
 				Publish:   func(ctx context.Context, task string) error { return Publish(ctx, producer, task) },
 				Receive: func(ctx context.Context, handle brokertest.Handler) error {
-					consumer := client(append(Consumer(), Traced())...)
+					consumer := client(Consumer()...)
 					defer consumer.Close()
 					return Receive(ctx, consumer, handle)
 				},
@@ -212,7 +212,7 @@ func TestARecordThatComesAgainLinksToTheSameProducer(t *testing.T) {
 		if err := Publish(t.Context(), client(Traced()), "make donuts"); err != nil {
 			t.Fatal(err)
 		}
-		dying := client(append(Consumer(), Traced())...)
+		dying := client(Consumer()...)
 		dead := make(chan struct{})
 		go func() {
 			defer close(dead)
@@ -221,7 +221,7 @@ func TestARecordThatComesAgainLinksToTheSameProducer(t *testing.T) {
 		<-dead
 		dying.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		next := client(append(Consumer(), Traced())...)
+		next := client(Consumer()...)
 		if err := Receive(ctx, next, func(context.Context, string) error { cancel(); return nil }); err != nil {
 			t.Fatal(err)
 		}
@@ -235,8 +235,8 @@ func TestARecordThatComesAgainLinksToTheSameProducer(t *testing.T) {
 	})
 }
 
-// A worker is killed while it works on a record. Kafka waits for the session's timeout, and gives its records to the next
-// worker.
+// A worker is killed while it works on a record. Kafka waits for the session's timeout, and gives its records to the
+// next worker.
 func TestTheRecordsOfAKilledWorkerComeAgain(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
 		client, s := connect(t)
@@ -245,6 +245,7 @@ func TestTheRecordsOfAKilledWorkerComeAgain(t *testing.T) {
 		}
 		worker := exec.Command(os.Args[0])
 		worker.Env = append(os.Environ(), "WORK_ON="+s.URL)
+		worker.Stderr = os.Stderr
 		output, err := worker.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -261,7 +262,7 @@ func TestTheRecordsOfAKilledWorkerComeAgain(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := Receive(ctx, client(append(Consumer(), Traced())...), func(context.Context, string) error { cancel(); return nil }); err != nil {
+		if err := Receive(ctx, client(Consumer()...), func(context.Context, string) error { cancel(); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		brokertest.LinksTo(t, brokertest.Named(t, "process work", 1)[0], brokertest.Named(t, "work publish", 1)[0].SpanContext())
@@ -280,10 +281,10 @@ func init() {
 		if err != nil {
 			panic(err)
 		}
-		Receive(context.Background(), client, func(context.Context, string) error {
+		panic(Receive(context.Background(), client, func(context.Context, string) error {
 			fmt.Println("begun")
 			select {}
-		})
+		}))
 	}
 }
 
@@ -382,7 +383,7 @@ func TestATopicThatDoesNotExist(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		consumer := client(append(Consumer(), Traced())...)
+		consumer := client(Consumer()...)
 		go func() { done <- Receive(ctx, consumer, func(context.Context, string) error { cancel(); return nil }) }()
 		err := Publish(t.Context(), client(Traced()), "make donuts")
 		if err == nil || !strings.Contains(err.Error(), `create the topic "work" first`) {
@@ -415,7 +416,7 @@ func TestABatchLinksToEachProducer(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		consumer := client(append(Consumer(), Traced())...)
+		consumer := client(Consumer()...)
 		failed := errors.New("no donuts left")
 		var sizes []int
 		for total := 0; total < 3; total += sizes[len(sizes)-1] {

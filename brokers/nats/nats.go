@@ -149,7 +149,7 @@ func reportDropped(conn *nats.Conn, subscription *nats.Subscription) {
 
 // What about JetStream? It stores messages, and redelivers those that aren't acknowledged in time. The headers stay the
 // same, so the second delivery's span links to the same producer. Acknowledge inside process, after handle, and put
-// Metadata().NumDelivered on the span to see which delivery it was. After MaxDeliver deliveries it stops silently: mark the
-// last one as above, or subscribe to $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>.
+// Metadata().NumDelivered on the span to see which delivery it was. After MaxDeliver deliveries it stops silently: mark
+// the last one as above, or subscribe to $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>.
 
 // Next: brokers/README.md, how to add this to your own program.

@@ -85,8 +85,8 @@ func (c *Client) confirming() (*amqp.Channel, error) {
 }
 
 // declare creates the two queues. A quorum queue counts how often it delivers a message, which a classic one doesn't.
-// After the last failure it moves the message to the dead letters, with its headers: they lead you from a dead letter to
-// the trace in which it was published.
+// After the last failure it moves the message to the dead letters, with its headers: they lead you from a dead letter
+// to the trace in which it was published.
 func declare(channel *amqp.Channel) error {
 	_, err1 := channel.QueueDeclare(dead, true, false, false, false, nil)
 	_, err2 := channel.QueueDeclare(queue, true, false, false, false, amqp.Table{
@@ -99,8 +99,8 @@ func declare(channel *amqp.Channel) error {
 	return nil
 }
 
-// consume passes deliveries to process until ctx is canceled. While RabbitMQ is unreachable, it keeps trying. It returns
-// an error that retrying won't mend.
+// consume passes deliveries to process until ctx is canceled. While RabbitMQ is unreachable, it keeps trying. It
+// returns an error that retrying won't mend.
 func (c *Client) consume(ctx context.Context, process func(amqp.Delivery) error) error {
 	down := outage.New("RabbitMQ")
 	for {

@@ -54,7 +54,8 @@ func (c carrier) Keys() []string { return slices.Collect(maps.Keys(c)) }
 
 // attributes describe a message, following OpenTelemetry's messaging conventions. The destination name combines
 // exchange, routing key and queue, without repeats: here the exchange has no name, and the other two are the same.
-func (c *Client) attributes(operation string, kind attribute.KeyValue, key string, body []byte) trace.SpanStartEventOption {
+func (c *Client) attributes(operation string, kind attribute.KeyValue, key string, body []byte,
+) trace.SpanStartEventOption {
 	return trace.WithAttributes(
 		semconv.MessagingSystemRabbitMQ,
 		semconv.MessagingDestinationName(queue),
@@ -68,8 +69,8 @@ func (c *Client) attributes(operation string, kind attribute.KeyValue, key strin
 	)
 }
 
-// Publish sends a task, and returns nil once RabbitMQ has it. The channel must be in confirm mode. Without it, a publish
-// only fills a buffer, and the span would have no error, even if the message is lost.
+// Publish sends a task, and returns nil once RabbitMQ has it. The channel must be in confirm mode. Without it, a
+// publish only fills a buffer, and the span would have no error, even if the message is lost.
 func (c *Client) Publish(ctx context.Context, task string) error {
 	ctx, span := tracer.Start(ctx, "publish "+queue, trace.WithSpanKind(trace.SpanKindProducer),
 		c.attributes("publish", semconv.MessagingOperationTypeSend, queue, []byte(task)))

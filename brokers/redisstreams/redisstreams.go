@@ -37,8 +37,8 @@ func (c carrier) Get(key string) string { value, _ := c[key].(string); return va
 func (c carrier) Set(key, value string) { c[key] = value }
 func (c carrier) Keys() []string        { return slices.Collect(maps.Keys(c)) }
 
-// attributes describe entries, following OpenTelemetry's messaging conventions. Their list of systems lacks "redis", but
-// they allow other values.
+// attributes describe entries, following OpenTelemetry's messaging conventions. Their list of systems lacks "redis",
+// but they allow other values.
 func attributes(client *redis.Client, operation string, more ...attribute.KeyValue) trace.SpanStartEventOption {
 	return trace.WithAttributes(append(more,
 		semconv.MessagingSystemKey.String("redis"),
@@ -75,8 +75,8 @@ type Worker struct {
 // Handler works on one task. The span `process work` is in ctx, and an error marks that span as failed.
 type Handler func(ctx context.Context, task string) error
 
-// Receive passes each entry to handle, one at a time, until ctx is canceled. Then it finishes what it has read. It has no
-// span for reading, which mostly waits, and none for an acknowledgment, except for an entry that is given up.
+// Receive passes each entry to handle, one at a time, until ctx is canceled. Then it finishes what it has read. It has
+// no span for reading, which mostly waits, and none for an acknowledgment, except for an entry that is given up.
 func (w Worker) Receive(ctx context.Context, handle Handler) error {
 	return w.keepReading(ctx, func(entry redis.XMessage) error {
 		// The parent is the producer's span. If the fields are missing or invalid, there is none, and the next span
@@ -144,9 +144,9 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 	return w.acknowledge(entries)
 }
 
-// giveUp acknowledges an entry that has failed three times, or whose workers died, so that it isn't delivered anymore. It
-// stays in the stream, for you to look at. This is the span that you will search for: it has failed, has the number of
-// deliveries, and leads to the producer.
+// giveUp acknowledges an entry that has failed three times, or whose workers died, so that it isn't delivered anymore.
+// It stays in the stream, for you to look at. This is the span that you will search for: it has failed, has the number
+// of deliveries, and leads to the producer.
 func (w Worker) giveUp(entry redis.XMessage, deliveries int64) error {
 	ctx := extract(entry)
 	ctx, span := tracer.Start(ctx, "ack "+stream, trace.WithSpanKind(trace.SpanKindClient),

@@ -1,7 +1,11 @@
 package server
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -10,7 +14,18 @@ func dieWithThisProcess(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
-// pause stops the process with its connections open, until resume is called.
+// pause stops all threads of the process, with its connections open, until resume is called.
 func (p *process) pause() (resume func(), err error) {
-	return func() { p.cmd.Process.Signal(syscall.SIGCONT) }, p.cmd.Process.Signal(syscall.SIGSTOP)
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return nil, err
+	}
+	for running := true; running; {
+		running = false
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		for _, thread := range threads {
+			stat, _ := os.ReadFile(thread)
+			running = running || !strings.Contains(string(stat), ") T ")
+		}
+	}
+	return func() { p.cmd.Process.Signal(syscall.SIGCONT) }, nil
 }

@@ -1,4 +1,5 @@
-// Package server starts brokers on free loopback ports, for the tests and for go run. It has nothing to do with tracing.
+// Package server starts brokers on free loopback ports, for the tests and for go run. It has nothing to do with
+// tracing.
 package server
 
 import (
