@@ -125,6 +125,9 @@ func TestEachBroker(t *testing.T) {
 					t.Errorf("no span of the trace %s has arrived", id[1])
 				}
 			}
+			if !strings.Contains(stderr, "give up") {
+				t.Errorf("no line says that a message is given up:\n%s", stderr)
+			}
 			if len(ids) != test.lines || process != test.process || failures != test.failed ||
 				links != test.linksOfTheBatch || second != test.secondDeliveries {
 				t.Errorf("%d ids, %d process spans, of which %d failed and %d were second deliveries, and a batch with %d links; want %+v\n%s%s",

@@ -178,7 +178,20 @@ func runRedisStreams(ctx context.Context, address string) error {
 		Group: "workers", Consumer: "dead", Streams: []string{"work", ">"}}).Err(); err != nil {
 		return err
 	}
-	receive := func(ctx context.Context) error { return consumer.Receive(ctx, w.handle) }
+	receive := func(ctx context.Context) error {
+		receiving, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		defer context.AfterFunc(ctx, func() { // the last entry is given up a second after its last delivery
+			for range 100 {
+				if pending, err := client.XPending(receiving, "work", "workers").Result(); err != nil || pending.Count == 0 {
+					break
+				}
+				pkg.Sleep(receiving, 50*time.Millisecond)
+			}
+			cancel()
+		})()
+		return consumer.Receive(receiving, w.handle)
+	}
 	return w.play(ctx, receive, send,
 		story{one, []string{good}, 2}, // and the dead worker's
 		story{"a redelivery: the first `process work` is red, the second has work.delivery_count=2", []string{failsOnce}, 2},
