@@ -19,6 +19,8 @@ import (
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+
+	"otel-demo/brokers/server"
 )
 
 // The test binary is also the program.
@@ -237,6 +239,25 @@ func TestTrapAPackageLevelTracerStaysOnItsFirstProvider(t *testing.T) {
 	span.End()
 	if len(own.Started()) != 0 {
 		t.Error("the tracer has moved to the second provider: this is no longer a trap")
+	}
+}
+
+// The README's table of servers is the tests' own list.
+func TestTheReadmeListsTheServersOfTheTests(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "| lesson | server | required in CI by |\n|---|---|---|\n"
+	for _, kind := range server.Kinds {
+		required := "always there"
+		if kind.Require != "" {
+			required = "`" + kind.Require + "=1`"
+		}
+		want += fmt.Sprintf("| %s | %s | %s |\n", kind.Lesson, kind.Name, required)
+	}
+	if !strings.Contains(string(readme), "\n"+want+"\n") {
+		t.Errorf("README.md lacks this table:\n%s", want)
 	}
 }
 
