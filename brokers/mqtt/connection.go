@@ -58,8 +58,11 @@ func Join(ctx context.Context, server, clientID string) (*Conn, error) {
 			packet.Properties.RequestProblemInfo = true // false, the zero value, makes mochi drop all user properties
 			return packet, nil
 		}
-		up, once := config.OnConnectionUp, sync.Once{}
-		config.OnConnectionUp = func(manager *autopaho.ConnectionManager, ack *paho.Connack) {
+		down, once := outage.New("MQTT"), sync.Once{}
+		config.OnConnectionDown = func() bool { down.Begin(paho.ErrConnectionLost); return true }
+		config.OnConnectError = down.Begin
+		config.OnConnectionUp = func(manager *autopaho.ConnectionManager, _ *paho.Connack) {
+			conn.unsent.Store(0)
 			// A broker that has restarted may have forgotten the subscription. If not, retained messages don't come again.
 			_, err := manager.Subscribe(context.Background(), subscription(1))
 			if err != nil {
@@ -67,7 +70,7 @@ func Join(ctx context.Context, server, clientID string) (*Conn, error) {
 				return
 			}
 			once.Do(func() { close(conn.subscribed) })
-			up(manager, ack)
+			down.End()
 		}
 	})
 }
@@ -92,7 +95,6 @@ func connect(ctx context.Context, server, clientID string, change func(*autopaho
 	} else {
 		address.Host += ":1883"
 	}
-	down := outage.New("MQTT")
 	config := autopaho.ClientConfig{
 		ServerUrls:     []*url.URL{address},
 		KeepAlive:      15, // seconds; a connection that goes silent is noticed within twice that time
@@ -100,9 +102,6 @@ func connect(ctx context.Context, server, clientID string, change func(*autopaho
 		ReconnectBackoff: func(attempt int) time.Duration {
 			return min(time.Duration(attempt)*100*time.Millisecond, 2*time.Second)
 		},
-		OnConnectionUp:   func(*autopaho.ConnectionManager, *paho.Connack) { down.End() },
-		OnConnectionDown: func() bool { down.Begin(paho.ErrConnectionLost); return true },
-		OnConnectError:   down.Begin,
 		ClientConfig: paho.ClientConfig{
 			ClientID:      clientID,
 			Session:       session{state.NewInMemory(), conn.unsent},
@@ -171,7 +170,7 @@ func (c *Conn) Close() error {
 		c.Subscribe(ctx, subscription(2))
 	default:
 	}
-	return c.Disconnect(ctx)
+	return c.Disconnect(context.Background())
 }
 
 // run calls handle. A panic is returned as an error, so that it can't stop the work on the other messages. Its stack is
