@@ -36,13 +36,14 @@ type Conn struct {
 	subscribed     chan struct{}
 }
 
-// Connect connects to a server, such as mqtt://localhost:1883, to publish. While the connection is lost, Publish fails.
+// Connect connects to a server, such as mqtt://localhost:1883, to publish. While the connection is lost, Publish
+// fails.
 func Connect(ctx context.Context, server, clientID string) (*Conn, error) {
 	return connect(ctx, server, clientID, func(*autopaho.ClientConfig, *Conn) {})
 }
 
-// Join connects to a server as a worker, and begins to subscribe. Once it has, the broker keeps the messages for this client ID,
-// until it has been disconnected for an hour.
+// Join connects to a server as a worker, and begins to subscribe. Once it has, the broker keeps the messages for this
+// client ID, until it has been disconnected for an hour.
 func Join(ctx context.Context, server, clientID string) (*Conn, error) {
 	return connect(ctx, server, clientID, func(config *autopaho.ClientConfig, conn *Conn) {
 		config.SessionExpiryInterval = 3600
@@ -63,7 +64,8 @@ func Join(ctx context.Context, server, clientID string) (*Conn, error) {
 		config.OnConnectError = down.Begin
 		config.OnConnectionUp = func(manager *autopaho.ConnectionManager, _ *paho.Connack) {
 			conn.unsent.Store(0)
-			// A broker that has restarted may have forgotten the subscription. If not, retained messages don't come again.
+			// A broker that has restarted may have forgotten the subscription. If not, retained messages don't come
+			// again.
 			_, err := manager.Subscribe(context.Background(), subscription(1))
 			if err != nil {
 				slog.Error("subscribe to MQTT", "filter", filter, "error", err)
@@ -135,8 +137,8 @@ func refused(code byte) error {
 	return pkg.Error{Type: fmt.Sprintf("reason_%#x", code), Text: (&packets.Puback{ReasonCode: code}).Reason()}
 }
 
-// session counts the acknowledgments that the client hasn't sent yet: it sends them in the order in which the messages
-// came, at intervals of 50 ms, and has no function that waits for it.
+// session counts the acknowledgments that the client hasn't sent yet: it sends them in the order in which the
+// messages came, at intervals of 50 ms, and has no function that waits for it.
 type session struct {
 	*state.State
 	unsent *atomic.Int64
@@ -173,8 +175,8 @@ func (c *Conn) Close() error {
 	return c.Disconnect(context.Background())
 }
 
-// run calls handle. A panic is returned as an error, so that it can't stop the work on the other messages. Its stack is
-// in the log, with the ids of the span: an exception event on the span is deprecated.
+// run calls handle. A panic is returned as an error, so that it can't stop the work on the other messages. Its stack
+// is in the log, with the ids of the span: an exception event on the span is deprecated.
 func run(ctx context.Context, body []byte, handle Handler) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {

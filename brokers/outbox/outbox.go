@@ -1,9 +1,9 @@
 // Package outbox is the lesson of pkg/broker.go for the outbox pattern.
 //
-// An order and its message must both be stored, or neither. So one transaction writes both to the database, the message
-// as a row of the table outbox, and a relay publishes it later. There, many traces break without any fault of a broker:
-// the row has no headers unless you give it columns for them. The SQL is in store.go. outbox_test.go shows what happens
-// if you miss something.
+// An order and its message must both be stored, or neither. So one transaction writes both to the database, the
+// message as a row of the table outbox, and a relay publishes the row later. Many traces end here, because a row has
+// no headers unless you give it columns for them. The SQL is in store.go. outbox_test.go shows what happens if you
+// miss something.
 package outbox
 
 import (
@@ -24,14 +24,14 @@ import (
 	"otel-demo/pkg"
 )
 
-// The relay publishes to NATS here. Where to, is up to the function Send below.
+// The relay publishes to NATS (see send.go), and the worker is the one of the lesson for NATS.
 const system, destination = "nats", "work"
 
 var tracer = otel.Tracer("otel-demo/brokers/outbox")
 
-// row is a row of the table outbox. Its columns traceparent, tracestate and baggage are the carrier. The column
-// traceparent has all that a context needs. Two columns for the ids alone would lose its last byte, which says whether
-// the trace is recorded: the relay's half would not be.
+// row is a row of the table outbox. Its columns traceparent, tracestate and baggage are the carrier. Why not trace_id
+// and span_id? The end of a traceparent, the sampled flag, says that the trace is recorded. Without it, the relay's
+// and the worker's spans wouldn't be.
 type row struct {
 	id, task     string
 	carrier      propagation.MapCarrier
@@ -51,19 +51,19 @@ func attributes(operation string, kind attribute.KeyValue, r row) trace.SpanStar
 	)
 }
 
-// PlaceOrder stores an order and its message in one transaction. Its span ends with the transaction. Don't keep a span
-// open until the relay has published: it would be exported only then, and never if this program stops first.
-//
-// There are no spans for the statements: https://github.com/XSAM/otelsql would add them.
+// PlaceOrder stores an order and its message in one transaction. Its span ends with the transaction. If you kept it
+// open until the message is published, it would be exported only then, and never if this program stopped first. For
+// spans of the statements, add an instrumentation library, such as https://github.com/XSAM/otelsql.
 func PlaceOrder(ctx context.Context, store *Store, task string) error {
 	r := row{id: rand.Text(), task: task, carrier: propagation.MapCarrier{}, created: time.Now()}
 	ctx, span := tracer.Start(ctx, "create "+destination, trace.WithSpanKind(trace.SpanKindProducer),
 		attributes("create", semconv.MessagingOperationTypeCreate, r))
 	defer span.End()
-	// Use the ctx that Start returned, for the context that the relay finds.
+	// Use the ctx that Start returned. With the caller's, the relay's span would be a child of the span around this
+	// one, and the link would lead there too.
 	otel.GetTextMapPropagator().Inject(ctx, r.carrier)
-	// Baggage has up to 8192 bytes. In a column that is too short for it, PostgreSQL refuses the row, and the order with
-	// it; SQLite ignores the length. So the type of these columns is TEXT.
+	// Baggage has up to 8192 bytes. If its column is too short, PostgreSQL refuses the row, and the order with it.
+	// SQLite ignores the length, so tests on SQLite don't show that. Here, the columns have the type TEXT.
 	if err := store.insert(ctx, r); err != nil {
 		return pkg.Fail(span, fmt.Errorf("place order: %w", err))
 	}
@@ -73,22 +73,22 @@ func PlaceOrder(ctx context.Context, store *Store, task string) error {
 // Relay publishes what is in the outbox.
 type Relay struct {
 	Store *Store
-	// Send publishes a message with these headers, and returns once the broker has it. It starts no span. If it returns
-	// an error that wraps ErrRefused, the relay gives up the message. After any other error, it tries again.
+	// Send publishes a message with these headers, and returns once the broker has it. It starts no span. If it
+	// returns an error that wraps ErrRefused, the relay gives up the message. After any other error, it tries again.
 	Send func(ctx context.Context, headers map[string]string, task string) error
-	// Lease is for how long a row belongs to the relay that took it: longer than Send takes. If the relay dies, another
-	// one takes the row after that.
+	// Lease is for how long a row belongs to the relay that took it: longer than Send takes. If the relay dies,
+	// another one takes the row after that.
 	Lease time.Duration
-	// NewRoot starts a new trace for each publication, with a link to the order's. By default, the trace continues. Choose
-	// NewRoot if rows wait for hours, and note that the sampler then decides again.
+	// NewRoot starts a new trace for each publication, linked to the order's. By default, the trace continues. Choose
+	// NewRoot if rows wait for hours. The sampler then decides again whether the new trace is recorded.
 	NewRoot bool
 }
 
 // ErrRefused means that the broker will never accept a message, for example because it is too large.
 var ErrRefused = pkg.Error{Type: "refused", Text: "the broker refuses the message"}
 
-// Run publishes rows, oldest first, until ctx is canceled. No span covers its polls: most find nothing, and would
-// be a trace each.
+// Run publishes rows, oldest first, until ctx is canceled. There are no spans for its polls: most find nothing, and
+// each would be a trace of its own.
 func (r Relay) Run(ctx context.Context) error {
 	down := outage.New("the database or the broker")
 	for ctx.Err() == nil {
@@ -109,9 +109,10 @@ func (r Relay) Run(ctx context.Context) error {
 	return nil
 }
 
-// publish publishes one row. Its context comes from the columns, and nowhere else: not from the loop above, whose context
-// belongs to no order. If a relay has published the row and died before it could delete it, the next relay publishes it
-// again. In Jaeger, you see two `publish work`, each with a link to the same `create work`.
+// publish publishes one row. The context comes from the row's columns. The loop above has a context too, but that one
+// belongs to no order: with it, the order's trace would end at the database. If a relay dies after it has published a
+// row and before it has deleted it, another relay publishes the row again. In Jaeger you see `publish work` twice,
+// each with a link to the same `create work`.
 func (r Relay) publish(row row) error {
 	ctx := otel.GetTextMapPropagator().Extract(context.Background(), row.carrier)
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindProducer),
@@ -127,14 +128,15 @@ func (r Relay) publish(row row) error {
 	}
 	ctx, span := tracer.Start(ctx, "publish "+destination, options...)
 	defer span.End()
-	// The headers lead the worker to this span. With the columns as headers, its span would be a child of `create work`,
-	// and you couldn't see which of two publications it got.
+	// The worker's parent is this span. If the relay sent the columns on unchanged, it would be `create work`, and
+	// you couldn't tell which of two publications the worker received.
 	headers := propagation.MapCarrier{}
 	otel.GetTextMapPropagator().Inject(ctx, headers)
 	return r.settle(ctx, row, span, r.Send(ctx, headers, row.task))
 }
 
-// settle deletes a row that was published. One that is given up stays in the table: its traceparent leads to the trace.
+// settle deletes a row that was published. One that is given up stays in the table: its traceparent leads to the
+// trace.
 func (r Relay) settle(ctx context.Context, row row, span trace.Span, err error) error {
 	if err == nil {
 		if err = r.Store.remove(row); err != nil {

@@ -42,8 +42,8 @@ func (h *hook) Provides(b byte) bool {
 	return b == mochi.OnConnect || b == mochi.OnSessionEstablished || h.AllowHook.Provides(b)
 }
 
-// OnConnect waits until the client's previous connection has ended. Otherwise mochi would deliver messages again whose
-// acknowledgments it is still reading there.
+// OnConnect waits until the client's previous connection has ended. Otherwise mochi would deliver messages again
+// whose acknowledgments it is still reading there.
 func (h *hook) OnConnect(client *mochi.Client, _ packets.Packet) error {
 	for range 100 {
 		if previous, ok := h.server.Clients.Get(client.ID); !ok || previous.Closed() {
@@ -74,8 +74,8 @@ func (l listener) Close(listeners.CloseFn) {
 	})
 }
 
-// newMosquitto starts the mosquitto that is in the PATH, or where Debian installs it. It keeps sessions and messages over
-// a restart.
+// newMosquitto starts the mosquitto that is in the PATH, or where Debian installs it. It keeps sessions and messages
+// over a restart.
 func newMosquitto() (*Server, error) {
 	program, err := exec.LookPath("mosquitto")
 	if err != nil {
