@@ -134,13 +134,13 @@ func (c *Conn) process(message *paho.Publish, handle Handler) {
 	}
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer),
 		c.attributes("process", semconv.MessagingOperationTypeProcess, message),
-		// MQTT doesn't count deliveries: a flag says that this isn't the first one. The attribute's name is our own.
+		// MQTT doesn't count deliveries: a flag says that this isn't the first one, so 2 is 2 or more. The attribute's
+		// name is our own.
 		trace.WithAttributes(attribute.Int("work.delivery_count", deliveries)),
 		// The producer's span is the parent, and there is a link to it too, as the conventions ask.
 		trace.WithLinks(trace.LinkFromContext(ctx))}
 	// The broker sets this flag when it delivers an old message to a new subscriber. As a child, each subscriber's
-	// span would join a trace that ended long ago. So the span starts a new trace, and its link leads to the
-	// producer.
+	// span would join a trace that ended long ago. So it starts a new trace, and its link leads to the producer.
 	if message.Retain {
 		options = append(options, trace.WithNewRoot())
 	}

@@ -31,7 +31,7 @@ var tracer = otel.Tracer("otel-demo/brokers/outbox")
 
 // row is a row of the table outbox. Its columns traceparent, tracestate and baggage are the carrier. Why not trace_id
 // and span_id? The end of a traceparent, the sampled flag, says that the trace is recorded. Without it, the relay's
-// and the worker's spans wouldn't be.
+// and the worker's spans wouldn't be. If OTEL_PROPAGATORS names other formats, add columns for their keys.
 type row struct {
 	id, task     string
 	carrier      propagation.MapCarrier

@@ -344,8 +344,8 @@ func TestAMessageThatIsTooLargeIsGivenUp(t *testing.T) {
 		publish := brokertest.Named(t, "publish work", 2)
 		brokertest.LinksTo(t, publish[0], create)
 		if publish[0].Status().Code != codes.Error || publish[1].Status().Code != codes.Unset ||
-			brokertest.Attribute(publish[0], "work.delivery_count") != "1" {
-			t.Errorf("%v, %v", publish[0].Status(), publish[1].Status())
+			brokertest.Attribute(publish[0], "work.delivery_count") != "1" || brokertest.Attribute(publish[0], "error.type") != "refused" {
+			t.Errorf("%v with %v, %v", publish[0].Status(), publish[0].Attributes(), publish[1].Status())
 		}
 		lines := brokertest.Lines("give up")
 		if len(lines) != 1 || lines[0].Attributes["deliveries"] != "1" || lines[0].Span.SpanID() != publish[0].SpanContext().SpanID() {
