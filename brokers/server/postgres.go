@@ -1,12 +1,15 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // SQLite returns the URL of a new database in a temporary folder.
@@ -51,7 +54,20 @@ func newPostgres() (*Server, error) {
 			p.cmd.Process.Signal(os.Interrupt) // after SIGTERM, it would wait until all clients have left
 			p.stop()
 		}
-		return nil, p.waitForPort(port, 30*time.Second)
+		if err := p.waitForPort(port, 30*time.Second); err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		for { // it listens before it is ready
+			conn, err := pgx.Connect(ctx, s.URL)
+			if err == nil {
+				return nil, conn.Close(ctx)
+			} else if ctx.Err() != nil {
+				return nil, fmt.Errorf("start PostgreSQL: %w", err)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
 	}
 	initialize := exec.Command(filepath.Join(filepath.Dir(program), "initdb"), "--pgdata", directory, "--username", "postgres",
 		"--auth", "trust", "--encoding", "UTF8", "--no-locale", "--no-sync")
