@@ -1,4 +1,4 @@
-// Command brokers shows the lessons in nats, kafka, rabbitmq and redisstreams at work: it publishes and processes a few
+// Command brokers shows the lessons in nats, kafka, rabbitmq, redisstreams, mqtt and outbox at work: it publishes and processes a few
 // messages over the broker that you name, and prints which traces to look at.
 package main
 
@@ -27,6 +27,8 @@ var demos = []struct {
 	{"kafka", "KAFKA_BROKERS", runKafka},
 	{"rabbitmq", "RABBITMQ_URL", runRabbitMQ},
 	{"redisstreams", "REDIS_URL", runRedisStreams},
+	{"mqtt", "MQTT_URL", runMQTT},
+	{"outbox", "DATABASE_URL", runOutbox},
 }
 
 func main() { pkg.Main(run) }
@@ -61,7 +63,7 @@ func run(ctx context.Context) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q: want the name of one broker: nats, kafka, rabbitmq or redisstreams", os.Args[1:])
+	return fmt.Errorf("%q: want the name of one broker: nats, kafka, rabbitmq, redisstreams, mqtt or outbox", os.Args[1:])
 }
 
 // checkAgent returns an error if no agent would accept the spans.

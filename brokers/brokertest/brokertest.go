@@ -2,6 +2,7 @@
 package brokertest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,9 @@ type Broker struct {
 	Fail       func(t *testing.T, then func()) // calls then while the broker can't be reached
 	Undecoded  []byte                          // a body that the lesson can't decode
 	Server     *server.Server
+
+	Created     string // the name of a span between the caller's and the producer's, if there is one
+	Destination string // messaging.destination.name, if it isn't work
 }
 
 // Header is a message header, as a program in another language sends it.
@@ -109,7 +113,12 @@ func wholeTrace(t *testing.T, b Broker) {
 		parent = Named(t, b.Received, 1)[0]
 		isChild(t, parent, publish)
 	}
-	isChild(t, publish, root.(sdktrace.ReadOnlySpan))
+	created := publish
+	if b.Created != "" {
+		created = Named(t, b.Created, 1)[0]
+		isChild(t, publish, created)
+	}
+	isChild(t, created, root.(sdktrace.ReadOnlySpan))
 	isChild(t, process, parent)
 	LinksTo(t, process, publish.SpanContext())
 	if publish.SpanKind() != trace.SpanKindProducer || process.SpanKind() != trace.SpanKindConsumer {
@@ -119,7 +128,7 @@ func wholeTrace(t *testing.T, b Broker) {
 		t.Errorf("the baggage arrived as %q", username)
 	}
 	for _, span := range []sdktrace.ReadOnlySpan{publish, process} {
-		want := map[string]string{"messaging.system": b.System, "messaging.destination.name": "work", "server.address": "127.0.0.1"}
+		want := map[string]string{"messaging.system": b.System, "messaging.destination.name": cmp.Or(b.Destination, "work"), "server.address": "127.0.0.1"}
 		if b.System == "kafka" { // a record doesn't say which of the brokers it comes from
 			delete(want, "server.address")
 		}
@@ -148,6 +157,9 @@ func deliver(t *testing.T, b Broker, headers []Header) (process sdktrace.ReadOnl
 	b.Send(t, headers, []byte("make donuts"))
 	process = Named(t, "process work", 1)[0]
 	stop()
+	if b.Created != "" { // the producer's span is the one that extracts
+		process = Named(t, b.Published, 1)[0]
+	}
 	return process, username
 }
 
@@ -293,7 +305,7 @@ func failedPublish(t *testing.T, b Broker) {
 			t.Error("Publish returned nil, though the broker can't be reached")
 		}
 	})
-	span := Named(t, b.Published, 1)[0]
+	span := Named(t, cmp.Or(b.Created, b.Published), 1)[0]
 	if span.Status().Code != codes.Error || Attribute(span, "error.type") == "" {
 		t.Errorf("the status is %+v with error.type=%q, want an error and its type", span.Status(), Attribute(span, "error.type"))
 	}

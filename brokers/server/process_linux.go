@@ -11,7 +11,10 @@ import (
 
 // dieWithThisProcess makes the system kill the server when this process is killed, for example by a test timeout.
 func dieWithThisProcess(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 }
 
 // pause stops all threads of the process, with its connections open, until resume is called.

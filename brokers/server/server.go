@@ -36,6 +36,10 @@ var Kinds = []Kind{
 	{Lesson: "rabbitmq", Name: "a real RabbitMQ", New: newRabbitMQ, Require: "REQUIRE_RABBITMQ", Slow: true},
 	{Lesson: "redisstreams", Name: "miniredis, a fake Redis", New: newMiniredis},
 	{Lesson: "redisstreams", Name: "a real Redis", New: newRedis, Require: "REQUIRE_REDIS"},
+	{Lesson: "mqtt", Name: "mochi, embedded", New: newMochi},
+	{Lesson: "mqtt", Name: "a real mosquitto", New: newMosquitto, Require: "REQUIRE_MOSQUITTO"},
+	{Lesson: "outbox", Name: "SQLite, embedded", New: newSQLite},
+	{Lesson: "outbox", Name: "a real PostgreSQL", New: newPostgres, Require: "REQUIRE_POSTGRES", Slow: true},
 }
 
 // Server is a broker that is running. A real one can be stopped and started again, with the same address and data.
