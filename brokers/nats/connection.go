@@ -4,6 +4,7 @@ package nats
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -25,6 +26,11 @@ func Connect(url string) (*nats.Conn, error) {
 		nats.DisconnectErrHandler(func(conn *nats.Conn, err error) {
 			if !conn.IsClosed() {
 				down.Begin(err)
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if !errors.Is(err, nats.ErrSlowConsumer) { // Receive reports that one
+				slog.Warn("NATS", "error", err)
 			}
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) { down.End() }))
