@@ -35,7 +35,7 @@ var runBy = map[string]string{
 	"go test -C local/e2e -count=1 -run Recipes":                                                   "TestRecipes",
 	"go run -C brokers . redisstreams":                                                             "TestEachBroker",
 	"mvn -f brokers/server/pom.xml dependency:copy-dependencies -DoutputDirectory=/tmp/kafka/libs": ".ci/run",
-	"KAFKA_HOME=/tmp/kafka go test -C brokers -count=1 ./kafka":                                    ".ci/run",
+	"KAFKA_HOME=/tmp/kafka go test -C brokers -count=1 ./kafka":                                    "TestSuite",
 	"redis-cli -p 16379 subscribe work":                                                            "TestTheMessageTellsWhoIsBroken",
 
 	"go test -C local/e2e -count=1 -run Cases":                                                 "TestCases",
