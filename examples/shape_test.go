@@ -63,7 +63,10 @@ func shape(recorder *tracetest.SpanRecorder, keys ...attribute.Key) (text string
 				links[cmp.Or(names[link.SpanContext.SpanID()], "?")]++
 			}
 			for _, name := range slices.Sorted(maps.Keys(links)) {
-				text += fmt.Sprintf("  %d×link=%s", links[name], name)
+				text += fmt.Sprintf("  link=%s", name)
+				if links[name] > 1 {
+					text += fmt.Sprintf(" ×%d", links[name])
+				}
 			}
 			text += "\n"
 			children(span.SpanContext().SpanID(), indent+"  ")
