@@ -7,13 +7,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/propagation"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
 // atTheEdge are the options for a handler that strangers call. Each request starts your own trace, for which your own
@@ -28,8 +25,8 @@ var toTheOutside = otelhttp.WithPropagators(propagation.NewCompositeTextMapPropa
 
 // A caller that says "don't record this trace", and that it is an admin. It has no effect.
 func Example_edge() {
-	recorder := tracetest.NewSpanRecorder()
-	spans := otelhttp.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)))
+	provider, recorder := record()
+	spans := otelhttp.WithTracerProvider(provider)
 	stranger := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		fmt.Printf("sent: traceparent=%q baggage=%q\n", r.Header.Get("traceparent"), r.Header.Get("baggage"))
 	}))
@@ -49,12 +46,10 @@ func Example_edge() {
 	request.Header.Set("baggage", "username=admin")
 	mux.ServeHTTP(httptest.NewRecorder(), request)
 
-	for _, span := range slices.Backward(recorder.Ended()) { // the parent ended last
-		fmt.Printf("%s  %s  child=%t link=%t\n", span.Name(), span.SpanKind(), span.Parent().IsValid(), span.Links() != nil)
-	}
+	fmt.Print(shape(recorder)) // a ? is the caller's span
 	// Output:
 	// received: baggage=""
 	// sent: traceparent="" baggage=""
-	// GET /hello  server  child=false link=true
-	// HTTP GET  client  child=true link=false
+	// GET /hello  server  link=?
+	//   HTTP GET  client
 }

@@ -1,4 +1,7 @@
-package pkg_test
+package examples_test
+
+// You need this where an older system sends its trace ids in its own header, and its requests and yours are to be in one
+// trace.
 
 import (
 	"context"
@@ -9,8 +12,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// oldSystem is your own propagator. It reads and writes the one header that an older system knows, so that its requests
-// and yours are in one trace. That header has no span id and no sampling decision.
+// oldSystem is your own propagator. It reads and writes the one header that the older system knows, which has no span id
+// and no sampling decision.
 type oldSystem struct{}
 
 const header = "x-trace-id"

@@ -1,4 +1,6 @@
-package pkg_test
+package examples_test
+
+// You need this where you call something that has no instrumentation library.
 
 import (
 	"context"

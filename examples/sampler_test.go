@@ -1,4 +1,6 @@
-package pkg_test
+package examples_test
+
+// You need this where some requests are not worth a trace, and only their attributes tell which.
 
 import (
 	"context"
