@@ -37,11 +37,10 @@ func Example_parallel() {
 		check := func(ctx context.Context) error {
 			select {
 			case err := <-reserving: // both calls are running
-				if err == nil {
-					return nil
+				if err != nil && pkg.Sleep(ctx, 10*time.Second) != nil { // a long call
+					return pkg.Error{Type: "canceled", Text: ctx.Err().Error()}
 				}
-				<-ctx.Done()
-				return pkg.Error{Type: "canceled", Text: ctx.Err().Error()}
+				return nil
 			case <-time.After(10 * time.Second):
 				return pkg.Error{Type: "alone", Text: "the calls don't overlap"}
 			}
