@@ -1,8 +1,8 @@
 package examples_test
 
-// You need this where a message may wait for hours, because a worker is down or the message is scheduled. As a child, its
-// span would join a trace that ended long ago, which a tail sampler has decided on. So a recent message continues its
-// trace, and an old one starts a new trace with a link.
+// You need this where a message may wait for hours, because a worker is down or the message is scheduled. As a child,
+// its span would join a trace that ended long ago, which a tail sampler has decided on. So a recent message continues
+// its trace, and an old one starts a new trace with a link.
 
 import (
 	"context"

@@ -14,8 +14,8 @@ import (
 	"otel-demo/pkg"
 )
 
-// order passes errgroup's context to check and reserve: it holds order's span, as ctx does. Wait cancels it in any case,
-// so confirm gets ctx.
+// order passes errgroup's context to check and reserve: it holds order's span, as ctx does. Wait cancels it in any
+// case, so confirm gets ctx.
 func order(spans trace.TracerProvider, check, reserve, confirm func(context.Context) error) error {
 	return traced(context.Background(), spans, "order", func(ctx context.Context) error {
 		group, groupCtx := errgroup.WithContext(ctx)

@@ -1,7 +1,7 @@
 package examples_test
 
-// You need this where an older system sends its trace ids in its own header, and its requests and yours are to be in one
-// trace.
+// You need this where an older system sends its trace ids in its own header, and its requests and yours are to be in
+// one trace.
 
 import (
 	"context"
@@ -12,8 +12,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// oldSystem is your own propagator. It reads and writes the one header that the older system knows, which has no span id
-// and no sampling decision.
+// oldSystem is your own propagator. It reads and writes the one header that the older system knows, which has no span
+// id and no sampling decision.
 type oldSystem struct{}
 
 const header = "x-trace-id"

@@ -1,7 +1,7 @@
 package examples_test
 
-// You need this where a job runs on a schedule and processes many messages at once. Nobody calls it, so each run has its
-// own trace. A span has only one parent, so the span that processes the messages links to each of their traces.
+// You need this where a job runs on a schedule and processes many messages at once. Nobody calls it, so each run has
+// its own trace. A span has only one parent, so the span that processes the messages links to each of their traces.
 
 import (
 	"context"

@@ -36,8 +36,8 @@ func traced(ctx context.Context, spans trace.TracerProvider, name string, work f
 }
 
 // shape returns the spans that have ended as trees. Siblings are sorted by name, then by start. A line has the span's
-// name, its kind, its error.type if it is marked as failed, the attributes called keys, and the spans that it links to. A
-// ? is a span that the recorder doesn't have.
+// name, its kind, its error.type if it is marked as failed, the attributes called keys, and the spans that it links to.
+// A ? is a span that the recorder doesn't have.
 func shape(recorder *tracetest.SpanRecorder, keys ...attribute.Key) (text string) {
 	spans, names := recorder.Ended(), map[trace.SpanID]string{}
 	slices.SortStableFunc(spans, func(a, b sdktrace.ReadOnlySpan) int {

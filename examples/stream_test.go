@@ -1,8 +1,8 @@
 package examples_test
 
 // You need this where a connection stays open: server-sent events, WebSockets, a gRPC stream. A span for the connection
-// ends hours later, and until then, the parent of all of its children is missing. Start a span for each message instead.
-// HTTP headers are sent once per connection, so each message carries the trace context in its own headers.
+// ends hours later, and until then, the parent of all of its children is missing. Start a span for each message
+// instead. HTTP headers are sent once per connection, so each message carries the trace context in its own headers.
 
 import (
 	"context"
