@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -138,19 +137,10 @@ func (b *Broker) Receive(ctx context.Context, handle Handler) error {
 	return <-failed
 }
 
-// run calls the handler and returns its error, or errCutOff if ctx was canceled first. A panic is returned as an error,
-// so that one message can't stop the others.
+// run calls the handler and returns its error, or errCutOff if ctx was canceled first.
 func (b *Broker) run(ctx context.Context, handle Handler, message Message) (err error) {
 	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if reason := recover(); reason != nil {
-				slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
-				done <- Error{"panic", fmt.Sprint("panic: ", reason)}
-			}
-		}()
-		done <- handle(ctx, message)
-	}()
+	go func() { done <- CatchPanic(ctx, func() error { return handle(ctx, message) }) }()
 	select {
 	case err = <-done:
 	case <-ctx.Done():

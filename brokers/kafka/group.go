@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -17,7 +16,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"otel-demo/brokers/outage"
-	"otel-demo/pkg"
 )
 
 // SessionTimeout is how long Kafka waits for a worker that has died before another one gets its records.
@@ -70,15 +68,3 @@ func poll(ctx context.Context, client *kgo.Client, limit int, process func([]*kg
 
 var lasting = []error{kgo.ErrClientClosed, kerr.SaslAuthenticationFailed, kerr.ClusterAuthorizationFailed,
 	kerr.GroupAuthorizationFailed, kerr.TopicAuthorizationFailed, kerr.InvalidSessionTimeout}
-
-// run calls handle. A panic is returned as an error, so that it can't stop the work on the next records. Its stack is
-// in the log, with the ids of the span: an exception event on the span is deprecated.
-func run(ctx context.Context, handle func(context.Context) error) (err error) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
-			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
-		}
-	}()
-	return handle(ctx)
-}

@@ -144,7 +144,7 @@ func process(ctx context.Context, records []*kgo.Record, handle func(context.Con
 	} else {
 		span.SetAttributes(semconv.MessagingBatchMessageCount(len(records)))
 	}
-	if err := run(ctx, handle); err != nil {
+	if err := pkg.CatchPanic(ctx, func() error { return handle(ctx) }); err != nil {
 		slog.ErrorContext(ctx, "give up records", "count", len(records), "deliveries", 1, "error", pkg.Fail(span, err))
 	}
 }

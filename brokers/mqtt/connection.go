@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -175,17 +174,10 @@ func (c *Conn) Close() error {
 	return c.Disconnect(context.Background())
 }
 
-// run calls handle. A panic is returned as an error, so that it can't stop the work on the other messages. Its stack
-// is in the log, with the ids of the span: an exception event on the span is deprecated.
-func run(ctx context.Context, body []byte, handle Handler) (err error) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
-			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
-		}
-	}()
+// run calls handle, if the body is text.
+func run(ctx context.Context, body []byte, handle Handler) error {
 	if !utf8.Valid(body) {
 		return pkg.Error{Type: "decode", Text: "want UTF-8"}
 	}
-	return handle(ctx, string(body))
+	return pkg.CatchPanic(ctx, func() error { return handle(ctx, string(body)) })
 }

@@ -5,10 +5,8 @@ package nats
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"time"
 	"unicode/utf8"
 
@@ -42,17 +40,10 @@ func host(conn *nats.Conn) string {
 	return name
 }
 
-// run calls handle. A panic is returned as an error, so that it can't stop the work on the other messages. Its stack is
-// in the log, with the ids of the span: an exception event on the span is deprecated.
-func run(ctx context.Context, body []byte, handle Handler) (err error) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
-			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
-		}
-	}()
+// run calls handle, if the body is text.
+func run(ctx context.Context, body []byte, handle Handler) error {
 	if !utf8.Valid(body) {
 		return pkg.Error{Type: "decode", Text: "want UTF-8"}
 	}
-	return handle(ctx, string(body))
+	return pkg.CatchPanic(ctx, func() error { return handle(ctx, string(body)) })
 }

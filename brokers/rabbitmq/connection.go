@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -151,17 +149,10 @@ func (c *Client) consumeOnce(ctx context.Context, process func(amqp.Delivery) er
 	return errors.New("consume: the channel or the queue is gone")
 }
 
-// run calls handle. A panic is returned as an error, so that it can't stop the work on the other messages. Its stack is
-// in the log, with the ids of the span: an exception event on the span is deprecated.
-func run(ctx context.Context, body []byte, handle Handler) (err error) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
-			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
-		}
-	}()
+// run calls handle, if the body is text.
+func run(ctx context.Context, body []byte, handle Handler) error {
 	if !utf8.Valid(body) {
 		return errNotText
 	}
-	return handle(ctx, string(body))
+	return pkg.CatchPanic(ctx, func() error { return handle(ctx, string(body)) })
 }

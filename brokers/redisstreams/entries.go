@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"otel-demo/brokers/outage"
-	"otel-demo/pkg"
 )
 
 // Join creates the group, unless it exists. It begins with the stream's first entry.
@@ -129,16 +127,4 @@ func waited(entry redis.XMessage) time.Duration {
 func host(client *redis.Client) string {
 	name, _, _ := net.SplitHostPort(client.Options().Addr)
 	return name
-}
-
-// run calls handle. A panic is returned as an error, so that it can't stop the work on the other entries. Its stack is
-// in the log, with the ids of the span: an exception event on the span is deprecated.
-func run(ctx context.Context, handle func(context.Context) error) (err error) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
-			err = pkg.Error{Type: "panic", Text: fmt.Sprint("panic: ", reason)}
-		}
-	}()
-	return handle(ctx)
 }
