@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -77,38 +76,10 @@ func (l listener) Close(listeners.CloseFn) {
 // newMosquitto starts the mosquitto that is in the PATH, or where Debian installs it. It keeps sessions and messages
 // over a restart.
 func newMosquitto() (*Server, error) {
-	program, err := exec.LookPath("mosquitto")
-	if err != nil {
-		if program, err = exec.LookPath("/usr/sbin/mosquitto"); err != nil { // not in the PATH of Debian's users
-			return nil, fmt.Errorf("%w: mosquitto is not in the PATH (on Debian: apt-get install mosquitto)", ErrMissing)
-		}
-	}
-	port, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	directory, err := os.MkdirTemp("", "mosquitto")
-	if err != nil {
-		return nil, err
-	}
-	s := &Server{URL: "mqtt://127.0.0.1:" + port, remove: func() { os.RemoveAll(directory) }}
-	config := filepath.Join(directory, "mosquitto.conf")
-	s.start = func() (*process, error) {
-		p, err := start(exec.Command(program, "-c", config))
-		if err != nil {
-			return nil, err
-		}
-		return p, p.waitForPort(port, 10*time.Second)
-	}
-	// Started by root, it would become another user, who can't write here.
-	err = os.WriteFile(config, fmt.Appendf(nil, "listener %s 127.0.0.1\nallow_anonymous true\npersistence true\n"+
-		"persistence_location %s/\nuser root\n", port, directory), 0o600)
-	if err == nil {
-		err = s.Start()
-	}
-	if err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
+	return newProcess("mosquitto", "mqtt://", func(port, directory string) ([]string, error) {
+		// Started by root, it would become another user, who can't write here.
+		config := filepath.Join(directory, "mosquitto.conf")
+		return []string{"-c", config}, os.WriteFile(config, fmt.Appendf(nil, "listener %s 127.0.0.1\nallow_anonymous true\n"+
+			"persistence true\npersistence_location %s/\nuser root\n", port, directory), 0o600)
+	})
 }

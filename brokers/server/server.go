@@ -138,8 +138,8 @@ func newNATS() (*Server, error) {
 
 // newNATSServer starts the nats-server that is in the PATH.
 func newNATSServer() (*Server, error) {
-	return newProcess("nats-server", "nats://", func(port, directory string) []string {
-		return []string{"-a", "127.0.0.1", "-p", port, "-js", "-sd", directory}
+	return newProcess("nats-server", "nats://", func(port, directory string) ([]string, error) {
+		return []string{"-a", "127.0.0.1", "-p", port, "-js", "-sd", directory}, nil
 	})
 }
 
@@ -157,15 +157,19 @@ func newMiniredis() (*Server, error) {
 // newRedis starts the redis-server that is in the PATH. It writes each command to its file, so that a restart loses
 // nothing.
 func newRedis() (*Server, error) {
-	return newProcess("redis-server", "redis://", func(port, directory string) []string {
+	return newProcess("redis-server", "redis://", func(port, directory string) ([]string, error) {
 		return []string{"--bind", "127.0.0.1", "--port", port, "--dir", directory,
-			"--save", "", "--appendonly", "yes", "--appendfsync", "always"}
+			"--save", "", "--appendonly", "yes", "--appendfsync", "always"}, nil
 	})
 }
 
-// newProcess starts a program that is in the PATH. Debian's package has the same name.
-func newProcess(program, scheme string, arguments func(port, directory string) []string) (*Server, error) {
-	if _, err := exec.LookPath(program); err != nil {
+// newProcess starts a program that is in the PATH, or where Debian installs it. Debian's package has the same name.
+func newProcess(program, scheme string, arguments func(port, directory string) ([]string, error)) (*Server, error) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/" + program) // not in the PATH of Debian's users
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %s is not in the PATH (on Debian: apt-get install %[2]s)", ErrMissing, program)
 	}
 	port, err := freePort()
@@ -178,14 +182,18 @@ func newProcess(program, scheme string, arguments func(port, directory string) [
 	}
 	s := &Server{URL: scheme + "127.0.0.1:" + port, remove: func() { os.RemoveAll(directory) }}
 	s.start = func() (*process, error) {
-		p, err := start(exec.Command(program, arguments(port, directory)...))
+		args, err := arguments(port, directory)
+		if err != nil {
+			return nil, err
+		}
+		p, err := start(exec.Command(path, args...))
 		if err != nil {
 			return nil, err
 		}
 		return p, p.waitForPort(port, 10*time.Second)
 	}
 	if err := s.Start(); err != nil {
-		s.remove()
+		s.Close()
 		return nil, err
 	}
 	return s, nil
