@@ -1,13 +1,16 @@
 package brokertest
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"log/slog"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/propagation"
@@ -127,3 +130,44 @@ func (h *handler) Handle(ctx context.Context, record slog.Record) error {
 func (*handler) Enabled(context.Context, slog.Level) bool { return true }
 func (h *handler) WithAttrs([]slog.Attr) slog.Handler     { return h }
 func (h *handler) WithGroup(string) slog.Handler          { return h }
+
+// Together publishes two messages whose handlers each wait for the other to begin, and reports whether both did.
+func Together(subscribe func(handle func()), publish func()) bool {
+	begun, together := make(chan struct{}, 2), make(chan bool, 2)
+	subscribe(func() {
+		begun <- struct{}{}
+		for timeout := time.After(300 * time.Millisecond); len(begun) < 2; {
+			select {
+			case <-timeout:
+				together <- false
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+		together <- true
+	})
+	publish()
+	publish()
+	first := <-together
+	return <-together && first
+}
+
+// KillAt runs this test binary with an environment variable, and kills it when it has printed a line.
+func KillAt(t *testing.T, line, setting string) {
+	t.Helper()
+	child := exec.Command(os.Args[0])
+	child.Env, child.Stderr = append(os.Environ(), setting), os.Stderr
+	output, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	printed, err := bufio.NewReader(output).ReadString('\n')
+	child.Process.Kill()
+	child.Wait()
+	if printed != line+"\n" {
+		t.Fatalf("it printed %q, %v", printed, err)
+	}
+}

@@ -357,26 +357,11 @@ func TestTrapCallbacksRunOneAtATime(t *testing.T) {
 	on(t, func(t *testing.T, connect func(*testing.T) (*Conn, *server.Server)) {
 		conn, s := connect(t)
 		both := func(subscribe func(handle func())) bool {
-			begun, together := make(chan struct{}, 2), make(chan bool, 2)
-			subscribe(func() {
-				begun <- struct{}{}
-				for timeout := time.After(300 * time.Millisecond); len(begun) < 2; {
-					select {
-					case <-timeout:
-						together <- false
-						return
-					case <-time.After(time.Millisecond):
-					}
-				}
-				together <- true
-			})
-			for range 2 {
+			return brokertest.Together(subscribe, func() {
 				if err := Publish(t.Context(), conn, "17", "make donuts", false); err != nil {
 					t.Fatal(err)
 				}
-			}
-			first := <-together
-			return <-together && first
+			})
 		}
 		var obvious *paho.Client
 		if both(func(handle func()) {

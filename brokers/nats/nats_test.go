@@ -197,28 +197,11 @@ func TestTrapCallbacksRunOneAtATime(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
 		conn, _ := connect(t)
 		both := func(subscribe func(handle func())) bool {
-			begun := make(chan struct{}, 2)
-			together := make(chan bool, 2)
-			subscribe(func() {
-				begun <- struct{}{}
-				timeout := time.After(300 * time.Millisecond)
-				for len(begun) < 2 {
-					select {
-					case <-timeout:
-						together <- false
-						return
-					case <-time.After(time.Millisecond):
-					}
-				}
-				together <- true
-			})
-			for range 2 {
+			return brokertest.Together(subscribe, func() {
 				if err := Publish(t.Context(), conn, "make donuts"); err != nil {
 					t.Fatal(err)
 				}
-			}
-			first := <-together
-			return <-together && first
+			})
 		}
 
 		var obvious *nats.Subscription

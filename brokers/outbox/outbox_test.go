@@ -1,12 +1,10 @@
 package outbox
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +23,7 @@ import (
 	"otel-demo/brokers/brokertest"
 	"otel-demo/brokers/nats"
 	"otel-demo/brokers/server"
+	"otel-demo/pkg"
 )
 
 // The test binary is also a relay that hangs after it has taken a row.
@@ -97,8 +96,7 @@ func receive(ctx context.Context, store *Store, conn *natsclient.Conn, handle na
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() { done <- nats.Receive(working, conn, handle) }()
-	for conn.NumSubscriptions() == 0 {
-		time.Sleep(time.Millisecond)
+	for conn.NumSubscriptions() == 0 && pkg.Sleep(ctx, time.Millisecond) == nil {
 	}
 	err := Relay{Store: store, Send: ToNATS(conn), Lease: 10 * time.Second}.Run(ctx)
 	stop()
@@ -142,7 +140,7 @@ func TestSuite(t *testing.T) {
 	})
 }
 
-// order places an order in a trace of its own, and returns the span `create work`.
+// order places an order in its own trace, and returns the span `create work`.
 func order(t *testing.T, store *Store) sdktrace.ReadOnlySpan {
 	t.Helper()
 	if err := PlaceOrder(t.Context(), store, "make donuts"); err != nil {
@@ -278,21 +276,7 @@ func TestAnotherRelayPublishesWhatADeadOneHadTaken(t *testing.T) {
 	on(t, func(t *testing.T, open func(*testing.T) (*Store, *server.Server)) {
 		store, s := open(t)
 		create := order(t, store)
-		dead := exec.Command(os.Args[0])
-		dead.Env = append(os.Environ(), "RUN_RELAY="+s.URL)
-		out, err := dead.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := dead.Start(); err != nil {
-			t.Fatal(err)
-		}
-		line, err := bufio.NewReader(out).ReadString('\n')
-		dead.Process.Kill()
-		dead.Wait()
-		if err != nil || line != "sent\n" {
-			t.Fatalf("%q, %v", line, err)
-		}
+		brokertest.KillAt(t, "sent", "RUN_RELAY="+s.URL)
 		run(t, Relay{Store: store, Send: sent, Lease: time.Second}, "publication", published(1))
 		publish := brokertest.Named(t, "publish work", 1)[0]
 		brokertest.LinksTo(t, publish, create.SpanContext())
