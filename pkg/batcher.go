@@ -69,11 +69,11 @@ func newProcessor(ctx context.Context) (sdktrace.SpanProcessor, error) {
 }
 
 // unless returns option, or nothing if the environment variable is set.
-func unless[Option any](variable string, option Option) []Option {
+func unless(variable string, option sdktrace.BatchSpanProcessorOption) []sdktrace.BatchSpanProcessorOption {
 	if os.Getenv(variable) != "" {
 		return nil
 	}
-	return []Option{option}
+	return []sdktrace.BatchSpanProcessorOption{option}
 }
 
 // newClient returns a client for OTLP over gRPC or, if OTEL_EXPORTER_OTLP_PROTOCOL says so, over HTTP. The endpoint's
