@@ -14,7 +14,7 @@ import (
 )
 
 // withoutAdmin is your own sampler. It drops requests to one path, and leaves the rest to another sampler. (For health
-// checks you need no sampler: otelhttp.WithFilter makes no span for them in the first place.)
+// checks you need no sampler: otelhttp.WithFilter creates no span for them in the first place.)
 //
 // A sampler decides before the span begins: it sees the parent, the name, and the attributes that Start was given. It
 // can't know how long the span will take, or whether it will fail, so it can't "keep all errors". The collector can,

@@ -26,9 +26,8 @@ import (
 	"otel-demo/pkg"
 )
 
-// A topic holds the id of a kitchen, such as work/17. With the topic in a span's name, each kitchen would be an
-// operation of its own in Jaeger, and you couldn't search for all. So the name has the template, and an attribute has
-// the topic.
+// A topic holds the id of a kitchen, such as work/17. With the topic in a span's name, each kitchen would be its own
+// operation in Jaeger, and you couldn't search for all. So the name has the template, and an attribute has the topic.
 const prefix, template, filter = "work/", "work/{kitchen}", "work/+"
 
 var tracer = otel.Tracer("otel-demo/brokers/mqtt")

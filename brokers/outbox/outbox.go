@@ -88,7 +88,7 @@ type Relay struct {
 var ErrRefused = pkg.Error{Type: "refused", Text: "the broker refuses the message"}
 
 // Run publishes rows, oldest first, until ctx is canceled. There are no spans for its polls: most find nothing, and
-// each would be a trace of its own.
+// each would be its own trace.
 func (r Relay) Run(ctx context.Context) error {
 	down := outage.New("the database or the broker")
 	for ctx.Err() == nil {

@@ -108,7 +108,7 @@ func extract(entry redis.XMessage) context.Context {
 	return otel.GetTextMapPropagator().Extract(context.Background(), carrier(entry.Values))
 }
 
-// process makes one span for one or more entries, and acknowledges them unless handle fails. A redelivered entry has
+// process creates one span for one or more entries, and acknowledges them unless handle fails. A redelivered entry has
 // the same fields. So each delivery has its own span, and all link to the same producer: in Jaeger you see the attempts
 // side by side, in one trace.
 func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle func(context.Context) error) error {
@@ -137,7 +137,7 @@ func (w Worker) process(ctx context.Context, entries []redis.XMessage, handle fu
 	} else {
 		span.SetAttributes(semconv.MessagingBatchMessageCount(len(entries)))
 	}
-	if err := run(ctx, handle); err != nil {
+	if err := pkg.CatchPanic(ctx, func() error { return handle(ctx) }); err != nil {
 		slog.ErrorContext(ctx, "process entry", "error", pkg.Fail(span, err))
 		return nil // the entry stays pending, and is redelivered after w.Idle
 	}
