@@ -153,7 +153,7 @@ func TestAValueThatCannotBeUsedIsOneLineAndStatus1(t *testing.T) {
 		{"worker", "OTEL_TRACES_EXPORTER", "jaegr", "otlp, console or none"},
 		{"worker", "OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "a whole number from 0, such as 10000 (in milliseconds)"},
 		{"client", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "-1", "a whole number from 0"},
-		{"server", "OTEL_BSP_SCHEDULE_DELAY", "-1", "a whole number from 1"},
+		{"server", "OTEL_BSP_SCHEDULE_DELAY", "-1", "a whole number from 0"},
 		{"server", "OTEL_BSP_MAX_QUEUE_SIZE", "many", "a whole number from 1"},
 		{"worker", "OTEL_TRACES_SAMPLER", "sometimes", "always_on, always_off or traceidratio"},
 		{"client", "OTEL_TRACES_SAMPLER_ARG", "1.5", "a ratio from 0 to 1, such as 0.1"},
@@ -261,6 +261,7 @@ func TestStandardVariables(t *testing.T) {
 		"the endpoint for traces":   {"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + unused.address, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://" + a.address},
 		"the headers":               {"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + a.address, "OTEL_EXPORTER_OTLP_HEADERS=x-tenant=donuts"},
 		"the schedule and the size": {"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + a.address, "OTEL_BSP_SCHEDULE_DELAY=50", "OTEL_BSP_MAX_QUEUE_SIZE=10"},
+		"no delay":                  {"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + a.address, "OTEL_BSP_SCHEDULE_DELAY=0"},
 	} {
 		service := "service-" + strings.ReplaceAll(name, " ", "-")
 		url := fake(t, func(http.ResponseWriter, *http.Request) {})

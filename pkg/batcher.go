@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,20 +34,11 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-const (
-	outage   = 2 * time.Minute // how long the agent may be unreachable: until then, spans are kept and retried
-	patience = 5 * time.Second // how long an export may take before failed attempts are reported
-)
+const patience = 5 * time.Second // how long an export may take before failed attempts are reported
 
 // newProcessor returns a span processor that exports batches of spans. OTEL_TRACES_EXPORTER chooses: otlp, which is the
 // default, console (standard output), or none.
 func newProcessor(ctx context.Context) (sdktrace.SpanProcessor, error) {
-	// It exports once a second, so you see your trace soon. Its queue must hold the spans of an outage. The server
-	// produces 4 per request: 8192 spans last 200 s at 10 requests a second, and 20 s at 100.
-	options := slices.Concat(
-		unless("OTEL_BSP_SCHEDULE_DELAY", sdktrace.WithBatchTimeout(time.Second)),
-		unless("OTEL_BSP_EXPORT_TIMEOUT", sdktrace.WithExportTimeout(outage)),
-		unless("OTEL_BSP_MAX_QUEUE_SIZE", sdktrace.WithMaxQueueSize(8192)))
 	var exporter sdktrace.SpanExporter
 	var err error
 	switch name := strings.ToLower(os.Getenv("OTEL_TRACES_EXPORTER")); name {
@@ -65,15 +55,7 @@ func newProcessor(ctx context.Context) (sdktrace.SpanProcessor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newBatcher(exporter, options...), nil
-}
-
-// unless returns option, or nothing if the environment variable is set.
-func unless(variable string, option sdktrace.BatchSpanProcessorOption) []sdktrace.BatchSpanProcessorOption {
-	if os.Getenv(variable) != "" {
-		return nil
-	}
-	return []sdktrace.BatchSpanProcessorOption{option}
+	return newBatcher(exporter), nil
 }
 
 // newClient returns a client for OTLP over gRPC or, if OTEL_EXPORTER_OTLP_PROTOCOL says so, over HTTP. The endpoint's
@@ -84,7 +66,8 @@ func newClient() otlptrace.Client {
 	if strings.HasPrefix(strings.ToLower(protocol), "http/") {
 		endpoint = cmp.Or(endpoint, strings.TrimSuffix(cmp.Or(general, "http://localhost:4318"), "/")+"/v1/traces")
 		options := []otlptracehttp.Option{otlptracehttp.WithEndpointURL(endpoint), otlptracehttp.WithRetry(
-			otlptracehttp.RetryConfig{Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second})}
+			otlptracehttp.RetryConfig{Enabled: true, InitialInterval: time.Second, MaxInterval: time.Second,
+				MaxElapsedTime: patience})}
 		if strings.HasPrefix(endpoint, "http:") {
 			options = append(options, otlptracehttp.WithTLSClientConfig(nil))
 		}
@@ -150,21 +133,29 @@ func repair(message protoreflect.Message) {
 // newBatcher returns a [sdktrace.NewBatchSpanProcessor] that counts the spans that are lost: those that find the queue
 // full, and those that the agent doesn't accept. [otel.Handle] gets an error with each loss and the count so far, and
 // Shutdown returns one with the final count. A batch that is refused as too large is exported in halves.
-func newBatcher(exporter sdktrace.SpanExporter, options ...sdktrace.BatchSpanProcessorOption) sdktrace.SpanProcessor {
-	size, _ := strconv.Atoi(os.Getenv("OTEL_BSP_MAX_QUEUE_SIZE"))
-	o := sdktrace.BatchSpanProcessorOptions{MaxQueueSize: cmp.Or(max(size, 0), sdktrace.DefaultMaxQueueSize)}
-	for _, option := range options {
-		option(&o)
-	}
-	b := &batcher{capacity: int64(o.MaxQueueSize)}
-	options = append(options, sdktrace.WithMaxQueueSize(o.MaxQueueSize+1)) // one place is ForceFlush's
-	b.SpanProcessor = sdktrace.NewBatchSpanProcessor(batchExporter{exporter, b}, options...)
+func newBatcher(exporter sdktrace.SpanExporter) sdktrace.SpanProcessor {
+	// It exports once a second, so you see your trace soon. Its queue must hold the spans of an outage. The server
+	// produces 4 per request: 8192 spans last 200 s at 10 requests a second, and 20 s at 100.
+	b := &batcher{capacity: setting("OTEL_BSP_MAX_QUEUE_SIZE", 1, 8192)}
+	b.SpanProcessor = sdktrace.NewBatchSpanProcessor(batchExporter{exporter, b},
+		sdktrace.WithMaxQueueSize(b.capacity+1), // one place is ForceFlush's
+		sdktrace.WithBatchTimeout(time.Duration(setting("OTEL_BSP_SCHEDULE_DELAY", 1, 1000))*time.Millisecond),
+		sdktrace.WithExportTimeout(time.Duration(setting("OTEL_BSP_EXPORT_TIMEOUT", 0, 120_000))*time.Millisecond))
 	return b
+}
+
+// setting reads a number from an environment variable. It is at least least, and byDefault if there is no number.
+func setting(variable string, least, byDefault int) int {
+	number, err := strconv.Atoi(os.Getenv(variable))
+	if err != nil {
+		return byDefault
+	}
+	return max(number, least)
 }
 
 type batcher struct {
 	sdktrace.SpanProcessor
-	capacity                 int64
+	capacity                 int
 	recorded, exported, lost atomic.Int64
 	failure                  atomic.Value // the failure of the last attempt to export
 	flushing                 sync.Mutex
@@ -177,7 +168,7 @@ func (b *batcher) OnEnd(span sdktrace.ReadOnlySpan) {
 	if !span.SpanContext().IsSampled() {
 		return
 	}
-	if b.recorded.Add(1)-b.exported.Load()-b.lost.Load() > b.capacity {
+	if b.recorded.Add(1)-b.exported.Load()-b.lost.Load() > int64(b.capacity) {
 		otel.Handle(b.lose(1, errors.New("the queue is full")))
 		return
 	}
@@ -270,10 +261,10 @@ func (e batchExporter) retry(ctx context.Context, spans []sdktrace.ReadOnlySpan)
 }
 
 // retryAfter returns how long to wait before the next attempt to export, or 0 if there should be none. OTLP lists what
-// is retried: https://opentelemetry.io/docs/specs/otlp/#failures. Over HTTP, the exporter retries what the agent
-// responds.
+// is retried: https://opentelemetry.io/docs/specs/otlp/#failures.
 func retryAfter(err error) time.Duration {
-	if _, unreachable := errors.AsType[*url.Error](err); unreachable {
+	_, unreachable := errors.AsType[*url.Error](err)
+	if unreachable || err != nil && strings.Contains(err.Error(), "retry-able") { // over HTTP: the exporter's own word
 		return time.Second
 	}
 	switch s := status.Convert(err); s.Code() {

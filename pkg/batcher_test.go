@@ -42,7 +42,7 @@ func (r *receiver) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpa
 func (*receiver) Shutdown(context.Context) error { return nil }
 
 // batch ends n spans in a newBatcher that exports to r, and returns what otel.Handle got and Shutdown returned.
-func batch(t *testing.T, r *receiver, n int, options ...sdktrace.BatchSpanProcessorOption) (handled []string, last error) {
+func batch(t *testing.T, r *receiver, n int) (handled []string, last error) {
 	t.Helper()
 	var mu sync.Mutex
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
@@ -50,7 +50,7 @@ func batch(t *testing.T, r *receiver, n int, options ...sdktrace.BatchSpanProces
 		defer mu.Unlock()
 		handled = append(handled, err.Error())
 	}))
-	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newBatcher(r, options...)))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newBatcher(r)))
 	for range n {
 		_, span := provider.Tracer("test").Start(t.Context(), "span")
 		span.End()
@@ -76,7 +76,8 @@ func TestLostSpansAreCounted(t *testing.T) {
 	t.Run("the queue is full", func(t *testing.T) {
 		r := &receiver{made: make(chan struct{})}
 		r.accept = func(context.Context, []sdktrace.ReadOnlySpan) error { <-r.made; return nil }
-		handled, err := batch(t, r, 5000, sdktrace.WithMaxQueueSize(1000))
+		t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "1000")
+		handled, err := batch(t, r, 5000)
 		if len(r.spans) != 1000 || err == nil || !strings.Contains(err.Error(), "4000 of 5000 spans were lost") {
 			t.Errorf("%d of 5000 arrived, and Shutdown returned %v", len(r.spans), err)
 		}
@@ -173,8 +174,9 @@ func TestManyFlushesLoseNoSpan(t *testing.T) {
 	var handled atomic.Int32
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) { handled.Add(1) }))
 	r := &receiver{accept: func(context.Context, []sdktrace.ReadOnlySpan) error { begun <- struct{}{}; <-blocked; return nil }}
-	processor := newBatcher(r, sdktrace.WithMaxQueueSize(10), sdktrace.WithMaxExportBatchSize(1)).(*batcher)
-	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(processor))
+	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "10")
+	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newBatcher(r)))
 	end := func(n int) {
 		for range n {
 			_, span := provider.Tracer("test").Start(t.Context(), "span")

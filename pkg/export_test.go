@@ -304,6 +304,10 @@ func TestFailedAttemptsAreReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	nobody.Close()
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "overloaded", http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(busy.Close)
 	var mu sync.Mutex
 	var lines []string
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
@@ -322,6 +326,7 @@ func TestFailedAttemptsAreReported(t *testing.T) {
 		{"http/protobuf", "http://" + plain.grpc, "want HTTP's port, often 4318, not 4317"},
 		{"http/protobuf", "https://" + plain.http, "server gave HTTP response to HTTPS client"},
 		{"http/protobuf", "http://" + secure.http, "400 Bad Request"},
+		{"http/protobuf", busy.URL, "retry-able request failure: body: overloaded"},
 		{"http/protobuf", "http://" + plain.http + "/v1/traces", "404 Not Found"}, // the path, twice
 	} {
 		t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", test.protocol)

@@ -164,17 +164,15 @@ func (e *Env) OpenTelemetry() {
 		slog.Warn("OTEL_CONFIG_FILE isn't read; go.opentelemetry.io/contrib/otelconf would do that", "file", file)
 	}
 	os.Setenv("OTEL_PROPAGATORS", strings.ToLower(os.Getenv("OTEL_PROPAGATORS")))
-	const positive = "a whole number from 1, such as 1000"
 	for _, check := range []struct{ names, pattern, want string }{
 		{"OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", `https?://[^/]+.*`,
 			"a URL such as http://localhost:4317"},
 		{"OTEL_EXPORTER_OTLP_PROTOCOL OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", `grpc|http/(protobuf|json)`,
 			"grpc, http/protobuf or http/json"},
 		{"OTEL_TRACES_EXPORTER", `(,?(otlp|console|none|zipkin|logging)\b)+`, "otlp, console or none"},
-		{"OTEL_EXPORTER_OTLP_TIMEOUT OTEL_EXPORTER_OTLP_TRACES_TIMEOUT OTEL_BSP_EXPORT_TIMEOUT", `\d{1,9}`,
-			"a whole number from 0, such as 10000 (in milliseconds)"},
-		{"OTEL_BSP_SCHEDULE_DELAY", `[1-9]\d{0,8}`, positive + " (in milliseconds)"},
-		{"OTEL_BSP_MAX_QUEUE_SIZE OTEL_BSP_MAX_EXPORT_BATCH_SIZE", `[1-9]\d{0,6}`, positive},
+		{"OTEL_EXPORTER_OTLP_TIMEOUT OTEL_EXPORTER_OTLP_TRACES_TIMEOUT OTEL_BSP_EXPORT_TIMEOUT OTEL_BSP_SCHEDULE_DELAY",
+			`\d{1,9}`, "a whole number from 0, such as 10000 (in milliseconds)"},
+		{"OTEL_BSP_MAX_QUEUE_SIZE OTEL_BSP_MAX_EXPORT_BATCH_SIZE", `[1-9]\d{0,6}`, "a whole number from 1, such as 1000"},
 		{"OTEL_SDK_DISABLED", `false|true`, "false or true"},
 		{"OTEL_TRACES_SAMPLER", `(parentbased_)?(always_on|always_off|traceidratio|jaeger_remote)|xray`,
 			"always_on, always_off or traceidratio, or one of these with parentbased_ before it"},
