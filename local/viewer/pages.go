@@ -102,6 +102,10 @@ type serviceSpans struct {
 
 func (s site) list(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
+	if id := strings.TrimSpace(query.Get("id")); id != "" {
+		http.Redirect(w, r, s.Below+url.PathEscape(id), http.StatusSeeOther)
+		return
+	}
 	page := listPage{
 		site:        s,
 		Service:     query.Get("service"),
@@ -115,6 +119,9 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
 	if err != nil || least < 0 {
 		status, page.Bad = http.StatusBadRequest, "The minimum must be a duration such as 100ms or 1.5s."
+	}
+	if page.Attribute != "" && !strings.Contains(page.Attribute, "=") {
+		status, page.Bad = http.StatusBadRequest, "An attribute must be NAME=VALUE, such as user.name=donuts."
 	}
 	toggled := url.Values{}
 	for key, value := range query {

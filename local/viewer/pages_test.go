@@ -81,12 +81,11 @@ func TestListShowsTheNewestFirstAndFilters(t *testing.T) {
 			"?errors=1":                     "87",
 			"?attribute=user.name%3Ddonuts": "65432",
 			"?attribute=service.name%3Dworker&errors=1": "",
-			"?attribute=user.name":                      "",
-			"?min=100ms":                                "65432",
-			"?min=+100ms+&errors=1":                     "",
-			"?service=client&min=25ms":                  "654321",
-			"?service=client&errors=1":                  "7",
-			"?service=%3Cscript%3E&errors":              "",
+			"?min=100ms":                   "65432",
+			"?min=+100ms+&errors=1":        "",
+			"?service=client&min=25ms":     "654321",
+			"?service=client&errors=1":     "7",
+			"?service=%3Cscript%3E&errors": "",
 		} {
 			got := ""
 			for _, found := range row.FindAllStringSubmatch(page(t, site, site.home+query, 200), -1) {
@@ -96,10 +95,19 @@ func TestListShowsTheNewestFirstAndFilters(t *testing.T) {
 				t.Errorf("%s%s lists %q, want %q", name, query, got, want)
 			}
 		}
-		for _, query := range []string{"?min=x", "?min=-1s", "?min=5"} {
-			if body := page(t, site, site.home+query, 400); !strings.Contains(body, "must be a duration such as 100ms") || strings.Contains(body, "http-equiv") {
+		for query, says := range map[string]string{"?min=x": "must be a duration such as 100ms", "?min=-1s": "must be a duration", "?min=5": "must be a duration",
+			"?attribute=1.5.0": "must be NAME=VALUE"} {
+			if body := page(t, site, site.home+query, 400); !strings.Contains(body, says) || strings.Contains(body, "http-equiv") {
 				t.Errorf("%s%s doesn't say what is wrong, or keeps updating", name, query)
 			}
+		}
+	}
+}
+
+func TestListLeadsToATraceByItsID(t *testing.T) {
+	for name, site := range sites(t) {
+		if w := ask(site, "GET", site.home+"?service=&id=+ab%2F1", ""); w.Code != 303 || w.Header().Get("Location") != site.below+"ab%2F1" {
+			t.Errorf("%s: %d %s", name, w.Code, w.Header().Get("Location"))
 		}
 	}
 }
