@@ -171,7 +171,7 @@ func runRedisStreams(ctx context.Context, address string) error {
 		return err
 	}
 	// This worker reads an entry and dies before acknowledging it.
-	if err := publish(ctx, "a worker died: another one's `process work` has work.delivery_count=2", send, good); err != nil {
+	if err := publish(ctx, "a worker died and another took over: `process work` has work.delivery_count=2", send, good); err != nil {
 		return err
 	}
 	if err := client.XReadGroup(ctx, &redisclient.XReadGroupArgs{
