@@ -237,8 +237,8 @@ func (e batchExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnl
 	return err
 }
 
-// retry exports spans until that succeeds, retrying won't help, or ctx is canceled. After 5 s, [otel.Handle] gets each
-// failed attempt.
+// retry exports spans until that succeeds, retrying won't help, or ctx is canceled. Once that takes more than 5 s,
+// [otel.Handle] gets each failed attempt.
 func (e batchExporter) retry(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	for start := time.Now(); ; {
 		err := e.SpanExporter.ExportSpans(ctx, spans)
@@ -249,7 +249,7 @@ func (e batchExporter) retry(ctx context.Context, spans []sdktrace.ReadOnlySpan)
 		}
 		err = errors.New(likely.Replace(err.Error()))
 		e.batcher.failure.Store(failure{err})
-		if time.Since(start) > patience {
+		if time.Since(start)+pause > patience {
 			otel.Handle(err)
 		}
 		select {
@@ -263,8 +263,13 @@ func (e batchExporter) retry(ctx context.Context, spans []sdktrace.ReadOnlySpan)
 // retryAfter returns how long to wait before the next attempt to export, or 0 if there should be none. OTLP lists what
 // is retried: https://opentelemetry.io/docs/specs/otlp/#failures.
 func retryAfter(err error) time.Duration {
-	_, unreachable := errors.AsType[*url.Error](err)
-	if unreachable || err != nil && strings.Contains(err.Error(), "retry-able") { // over HTTP: the exporter's own word
+	if _, unreachable := errors.AsType[*url.Error](err); unreachable {
+		return time.Second
+	}
+	if err != nil && strings.Contains(err.Error(), "retry-able") { // over HTTP, as the exporter calls it
+		if strings.Contains(err.Error(), "would elapse") { // Retry-After, which isn't in err, is more than patience
+			return 30 * time.Second
+		}
 		return time.Second
 	}
 	switch s := status.Convert(err); s.Code() {

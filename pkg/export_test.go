@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -308,6 +309,13 @@ func TestFailedAttemptsAreReported(t *testing.T) {
 		http.Error(w, "overloaded", http.StatusServiceUnavailable)
 	}))
 	t.Cleanup(busy.Close)
+	var throttled atomic.Int32
+	limited := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		throttled.Add(1)
+		w.Header().Set("Retry-After", "20")
+		http.Error(w, "slowly", http.StatusTooManyRequests)
+	}))
+	t.Cleanup(limited.Close)
 	var mu sync.Mutex
 	var lines []string
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
@@ -326,6 +334,7 @@ func TestFailedAttemptsAreReported(t *testing.T) {
 		{"http/protobuf", "http://" + plain.grpc, "want HTTP's port, often 4318, not 4317"},
 		{"http/protobuf", "https://" + plain.http, "server gave HTTP response to HTTPS client"},
 		{"http/protobuf", "http://" + secure.http, "400 Bad Request"},
+		{"http/protobuf", limited.URL, "max retry time would elapse: retry-able request failure: body: slowly"},
 		{"http/protobuf", busy.URL, "retry-able request failure: body: overloaded"},
 		{"http/protobuf", "http://" + plain.http + "/v1/traces", "404 Not Found"}, // the path, twice
 	} {
@@ -346,6 +355,9 @@ func TestFailedAttemptsAreReported(t *testing.T) {
 			defer mu.Unlock()
 			return slices.ContainsFunc(lines, func(line string) bool { return strings.Contains(line, endpoint) && strings.Contains(line, want) })
 		})
+	}
+	if n := throttled.Load(); n != 1 {
+		t.Errorf("the server that asked for a pause of 20 s got %d requests", n)
 	}
 }
 
