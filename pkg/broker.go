@@ -2,15 +2,15 @@ package pkg
 
 // This is file 5 of 6: how the trace context gets into a message, and out of it again.
 //
-// First look in OpenTelemetry's registry: there may be an instrumentation library for your broker's client. If there is
-// none, or if it does only part of the job, do what it would do:
+// First look in https://opentelemetry.io/ecosystem/registry: there may be an instrumentation library for your broker's
+// client. If there is none, or if it does only part of the job, do what it would do:
 //
 //  1. The producer starts a span of kind producer, and injects the context into the message's headers.
 //  2. The consumer extracts the context from the headers, and starts a span of kind consumer with it.
 //  3. Both describe the message following OpenTelemetry's messaging conventions, which backends understand.
 //
 // For another broker, change the calls to Redis, the two constants, and the carrier: use the broker's own headers. The
-// folder brokers does so for NATS, Kafka, RabbitMQ and Redis Streams, and shows the usual mistakes.
+// folder brokers does so for NATS, Kafka, RabbitMQ, MQTT and others, and shows the usual mistakes.
 
 import (
 	"context"
@@ -86,7 +86,7 @@ func (b *Broker) Publish(ctx context.Context, body string) error {
 	return nil
 }
 
-// process handles one message: it is the other end of Publish. Receive calls it when it has a free slot.
+// process handles one message, the other end of Publish. Receive calls process for up to 100 messages at a time.
 func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
 	message, err := decodeMessage(payload)
 	if err != nil {
@@ -94,7 +94,8 @@ func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
 		return
 	}
 	// Extract is the opposite of Inject. The context that it returns holds the baggage, and the producer's span as the
-	// parent of the next one. If headers are missing or invalid, the span below has no parent and starts a new trace.
+	// parent of the span that is started next. If headers are missing or invalid, the span below has no parent and
+	// starts a new trace.
 	ctx = otel.GetTextMapPropagator().Extract(ctx, message.Headers)
 	options := []trace.SpanStartOption{
 		trace.WithSpanKind(trace.SpanKindConsumer),

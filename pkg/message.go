@@ -23,8 +23,8 @@ const maxMessageSize = 64 << 10
 type Message struct {
 	// ID identifies this message in the spans of both sides.
 	ID string `json:"id"`
-	// Headers hold the trace context and the baggage. A propagator reads and writes key/value pairs in a carrier.
-	// MapCarrier makes a map one. Map keys are case-sensitive; the W3C names are lower case.
+	// Headers hold the trace context and the baggage. A propagator writes them into a carrier and reads them back.
+	// MapCarrier lets a map be the carrier. Map keys are case-sensitive; the W3C's header names are lower case.
 	// Try it: in pkg/tracer.go, replace `otel.SetTextMapPropagator(` with `_ = (` and run `go run -C local . -once
 	// -shape`. Without a propagator, headers stay empty, and each program starts its own traces.
 	Headers propagation.MapCarrier `json:"headers"`
@@ -32,8 +32,8 @@ type Message struct {
 }
 
 // decodeMessage returns the message that a payload holds. It fails if the payload is too long or isn't a valid
-// envelope. Missing headers are not an error, nor are those that aren't strings, which other producers may add: a
-// message without a trace context is still a message.
+// envelope. Missing headers are not an error: a message without a trace context is still a message. Other producers may
+// add headers that aren't strings. They are ignored.
 func decodeMessage(payload string) (Message, error) {
 	if len(payload) > maxMessageSize {
 		return Message{}, fmt.Errorf("decode message: %d bytes, want at most %d", len(payload), maxMessageSize)

@@ -172,7 +172,7 @@ func (e *Env) OpenTelemetry() {
 		{"OTEL_TRACES_EXPORTER", `(,?(otlp|console|none|zipkin|logging)\b)+`, "otlp, console or none"},
 		{"OTEL_EXPORTER_OTLP_TIMEOUT OTEL_EXPORTER_OTLP_TRACES_TIMEOUT OTEL_BSP_EXPORT_TIMEOUT OTEL_BSP_SCHEDULE_DELAY",
 			`\d{1,9}`, "a whole number from 0, such as 10000 (in milliseconds)"},
-		{"OTEL_BSP_MAX_QUEUE_SIZE OTEL_BSP_MAX_EXPORT_BATCH_SIZE", `[1-9]\d{0,6}`, "a whole number from 1, such as 1000"},
+		{"OTEL_BSP_MAX_QUEUE_SIZE OTEL_BSP_MAX_EXPORT_BATCH_SIZE", `[1-9]\d{0,6}`, "a whole number from 1, such as 99"},
 		{"OTEL_SDK_DISABLED", `false|true`, "false or true"},
 		{"OTEL_TRACES_SAMPLER", `(parentbased_)?(always_on|always_off|traceidratio|jaeger_remote)|xray`,
 			"always_on, always_off or traceidratio, or one of these with parentbased_ before it"},

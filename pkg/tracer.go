@@ -6,7 +6,7 @@ package pkg
 //
 //	tracer -> batcher (a queue in this process) -> exporter (OTLP) -> agent -> collector -> Jaeger, Zipkin
 //
-// In your own program, use this file together with pkg/batcher.go. Neither needs any other.
+// In your own program, use this file together with pkg/batcher.go. The two need no other file.
 
 import (
 	"cmp"
@@ -31,12 +31,12 @@ import (
 // version is shown as service.version in a span's resource. The Dockerfile sets it with the linker's option -X.
 var version string
 
-// StartTracing sets up tracing for the service called name: a global tracer provider, which takes the spans of all
-// tracers, and a global propagator. Call shutdown last: it exports the remaining spans, for up to 4 s, and logs what
-// went wrong. Spans missing? See docs/missing-spans.md.
+// StartTracing sets up tracing for the service called name: a global tracer provider, which creates the tracers and
+// gets their spans, and a global propagator. Call shutdown last: it exports the remaining spans, for up to 4 s, and
+// logs what went wrong. Spans missing? See docs/missing-spans.md.
 //
-// OpenTelemetry's standard variables, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER, override what is set here. An
-// option in code would override its variable, so it is set only if the variable isn't.
+// OpenTelemetry's standard variables, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER, override what is set here.
+// Where an option in code would override its variable, the option is set only if the variable isn't.
 func StartTracing(ctx context.Context, name string) (shutdown func(), err error) {
 	// The SDK reports errors here, such as an unreachable agent. One line every 10 s is enough.
 	report := rate.Sometimes{Interval: 10 * time.Second}
@@ -44,15 +44,16 @@ func StartTracing(ctx context.Context, name string) (shutdown func(), err error)
 		report.Do(func() { slog.Warn("OpenTelemetry", "error", err) })
 	}))
 
-	// By default, Go propagates nothing. A propagator writes the trace context into headers and reads it from them, for
-	// otelhttp and the broker alike. OTEL_PROPAGATORS chooses its formats; without it, they are the W3C's.
+	// By default, OpenTelemetry for Go propagates nothing. A propagator writes the trace context into headers and reads
+	// it from them, for otelhttp and the broker alike. OTEL_PROPAGATORS chooses its formats; without it, they are the
+	// W3C's.
 	otel.SetTextMapPropagator(autoprop.NewTextMapPropagator())
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") { // the SDK for Go doesn't read this one
 		return func() {}, nil // the default tracer provider's spans do nothing
 	}
 
 	// The span processor gets each span that has ended, and exports it to the agent in a batch: see pkg/batcher.go. To
-	// use this file alone, replace the next line with these two. They lose spans when the agent is down for 10 s.
+	// use this file alone, replace the next line with these two. That loses spans if the agent is down for over 10 s.
 	//	exporter, err := otlptracegrpc.New(ctx)
 	//	processor := sdktrace.NewBatchSpanProcessor(exporter)
 	processor, err := newProcessor(ctx)
@@ -66,12 +67,12 @@ func StartTracing(ctx context.Context, name string) (shutdown func(), err error)
 		limits.AttributeValueLengthLimit = 1000
 	}
 	// A sampler decides which traces are recorded. We set none, so OTEL_TRACES_SAMPLER stays in charge. By default,
-	// every trace is recorded unless its headers say otherwise.
+	// every trace is recorded unless the caller's trace context says otherwise.
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(processor),
 		sdktrace.WithResource(newResource(ctx, name)), sdktrace.WithRawSpanLimits(limits))
 	otel.SetTracerProvider(provider)
 	return func() {
-		// Why a new context? ctx is already canceled here, so nothing would be exported with it.
+		// Why a new context? After SIGTERM, ctx is already canceled, so nothing would be exported with it.
 		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 		defer cancel()
 		if err := provider.Shutdown(ctx); err != nil {
@@ -98,8 +99,8 @@ func newResource(ctx context.Context, name string) *resource.Resource {
 }
 
 // Fail marks span as failed, and returns err. Backends show the span in red. The attribute error.type is the type of
-// err, or what its method ErrorType returns. Keep its values few, so you can group failures by it. RecordError would
-// add an event and leave the status unchanged. OpenTelemetry now advises against it:
+// err, or what its method ErrorType returns. Keep its values few, so you can group failures by it. Older code calls
+// span.RecordError, which adds an event and leaves the status unchanged. OpenTelemetry now advises against it:
 // https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
 //
 // Try it: replace `codes.Error` with `codes.Unset` and run `go run -C local . -once -shape`. `example error` no longer

@@ -26,13 +26,13 @@ import (
 	"otel-demo/pkg"
 )
 
-// A tracer creates spans. Its name says which code did so. The service's name is set once, in pkg/tracer.go.
+// A tracer creates spans. Its name says which code did so. The service's name, client, goes to StartTracing below.
 var tracer = otel.Tracer("otel-demo/cmd/client")
 
 func main() { pkg.Main(run) }
 
 func run(ctx context.Context) error {
-	var env pkg.Env // reads settings: see pkg/program.go, which isn't about tracing
+	var env pkg.Env // reads settings; you can skip pkg/program.go
 	serverURL := env.URL("SERVER_URL", "http://localhost:8080/hello")
 	requests := env.Uint("REQUESTS", "5")
 	work := env.Duration("WORK_DURATION", "200ms")
@@ -74,9 +74,9 @@ func run(ctx context.Context) error {
 // makeRequest sends one request, as one trace.
 func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, work time.Duration) error {
 	start := time.Now()
-	// There is no span in ctx yet, so this one starts a new trace: it is the root. The ctx that Start returns holds the
-	// span. Pass that ctx on, and every span started with it becomes a child. Go's context carries the span from
-	// function to function inside one program. The trace context (the trace ID plus the current span's ID) travels
+	// There is no span in ctx yet, so the span started here is the root of a new trace. The ctx that Start returns
+	// holds the span. Pass that ctx on, and every span started with it becomes a child. Go's context carries the span
+	// from function to function inside one program. The trace context (the trace id plus the current span's id) travels
 	// between programs.
 	ctx, span := tracer.Start(ctx, "make request")
 	// A span that is never ended is never exported. Defer End when the span covers the whole function, as here.
@@ -97,12 +97,12 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	status, body, err := get(ctx, client, serverURL)
 	if err == nil && status != http.StatusOK {
 		// The HTTP client below marks its own span as failed when the status is 400 or above. A failed child doesn't
-		// mark its parent as failed. If the whole operation has failed, mark that span too, as Fail does below.
+		// mark its parent as failed. If the whole operation has failed, mark its own span too, as Fail does below.
 		err = pkg.Error{Type: strconv.Itoa(status), Text: fmt.Sprintf("the server responded %d: %q", status, body)}
 	}
 	if status != 0 {
 		// An event is a timestamped note on the span. AddEvent still works, but new code should log instead, with the
-		// span's IDs, as the server does.
+		// span's ids: see the server's log line.
 		span.AddEvent("response", trace.WithAttributes(semconv.HTTPResponseBodySize(len(body))))
 	}
 	// To open this trace, paste its id from your terminal into Jaeger's search field.
@@ -131,9 +131,9 @@ func get(ctx context.Context, client *http.Client, url *url.URL) (status int, bo
 }
 
 // newClient returns an HTTP client that traces. Its transport comes from otelhttp, OpenTelemetry's instrumentation
-// library for net/http. It creates the span `HTTP GET` around each request (the conventions now name it `GET`), and
-// injects (writes) the trace context into the request's headers. That is how a trace leaves a program over HTTP. In the
-// W3C's format, the default, the headers are:
+// library for net/http. It creates the span `HTTP GET` around each request (OpenTelemetry's conventions now name it
+// `GET`), and injects (writes) the trace context into the request's headers. That is how a trace leaves a program over
+// HTTP. In the W3C's format, the default, the headers are:
 //
 //	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (its last bit is 1: this trace is recorded)
 //	baggage: username=donuts
@@ -145,7 +145,7 @@ func newClient(work time.Duration) *http.Client {
 	}
 	return &http.Client{
 		Transport: otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithClientTrace(steps)),
-		Timeout:   work + 10*time.Second, // allow for the server's WORK_DURATION
+		Timeout:   work + 10*time.Second, // if the server's WORK_DURATION is the same
 	}
 }
 

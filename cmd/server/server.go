@@ -63,7 +63,7 @@ func run(ctx context.Context) error {
 	} else if err != nil {
 		slog.Warn("GET /hello responds 503 for now", "error", err)
 	}
-	// On SIGTERM, Serve finishes the requests that it has accepted. Then the deferred calls run, last one first.
+	// On SIGTERM, Serve gives the requests that it has accepted 4 s. Then the deferred calls run, last one first.
 	return pkg.Serve(ctx, listener, newHandler(broker, work), work)
 }
 
@@ -75,8 +75,8 @@ type server struct {
 
 // newHandler returns the server's routes. otelhttp.NewHandler extracts (reads) the trace context from the request's
 // headers and starts the span `GET /hello` as a child of the client's span. That is how the trace continues. Wrap each
-// route, not the whole mux, so that the span has the attribute http.route. /healthz has no span, since it is polled
-// every few seconds.
+// route, not the whole mux: inside it, the route is known, and the span has the attribute http.route. /healthz has no
+// span, since it is polled every few seconds.
 func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	s := &server{broker, work}
 	mux := http.NewServeMux()
@@ -98,17 +98,17 @@ func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 		// Nothing here has failed, so no span is marked as failed.
 		status, body, result = statusClientClosedRequest, "", "the caller hung up"
 	} else if err != nil {
-		// otelhttp marks its span as failed when the status is 500 or above. The response gives a short reason.
-		// Addresses and raw errors appear only in the log, next to the trace ID.
+		// otelhttp marks a server's span as failed from 500 on: a 4xx is the caller's mistake. The response gives a
+		// short reason. Addresses and raw errors stay in the span and in the log.
 		status, body, result = http.StatusServiceUnavailable, reason(err), err.Error()
 	}
 	w.WriteHeader(status)
 	fmt.Fprintln(w, body)
-	// ctx gives this log line its trace ID and span ID (see pkg/program.go), so you can go from the line to its trace.
+	// ctx gives this log line its trace id and span id (see pkg/program.go), so you can go from the line to its trace.
 	slog.InfoContext(ctx, "GET /hello", "status", status, "duration", time.Since(start), "result", result)
 }
 
-const statusClientClosedRequest = 499 // nginx's code for this; only the log and the span see it
+const statusClientClosedRequest = 499 // nginx's code for this; nobody receives it
 
 // handle is the work of one request: your own span, inside the library's.
 func (s *server) handle(ctx context.Context, body string) error {
@@ -125,7 +125,7 @@ func (s *server) handle(ctx context.Context, body string) error {
 	// An attribute is a key and a value that describe the whole span, and you can search for it. Prefer names from
 	// OpenTelemetry's conventions, as here. Record a payload's size, but not the payload: it may be large or private,
 	// and everyone who can read the traces could read it.
-	span.SetAttributes(semconv.HTTPResponseBodySize(len(body)))
+	span.SetAttributes(semconv.HTTPResponseBodySize(len(body) + len("\n")))
 
 	if err := pkg.SimulateWork(ctx, s.work); err != nil {
 		return err // the caller hung up, or the server must stop: either cancels r.Context()
@@ -161,4 +161,4 @@ func reason(err error) string {
 	return "the message can't be published now"
 }
 
-// The message is published, and the client has its response. Next: pkg/message.go, the message it published.
+// The message is published, and the client has its response. Next: pkg/message.go, that message.

@@ -38,14 +38,13 @@ func run(ctx context.Context) error {
 	}
 	defer broker.Close()
 
-	// A link is a reference from one span to another, which may be in a different trace. If its message brought a trace
-	// context, the span `process work` links to the span that published it, and by default is also its child, so you
-	// see one trace.
-	// With `root` it starts its own trace. Choose that when a message may wait for hours, or when one span processes a
-	// batch of messages from many traces.
+	// A link is a reference from one span to another, which may be in a different trace. If the message carries a trace
+	// context, `process work` links to `publish work`, which sent it. By default it is also a child of `publish work`,
+	// so you see one trace. With PROCESS_SPAN=root, `process work` starts its own trace, and only the link remains.
+	// Choose that when a message may wait for hours, or when one span processes a batch of messages from many traces.
 	broker.NewRoot = processSpan == "root"
 
-	// Receive calls this for each message. Like otelhttp in the server, Receive puts its span, `process work`, into
+	// Receive calls handle for each message. Like otelhttp in the server, Receive puts its span, `process work`, into
 	// ctx. If you return an error, that span is marked as failed.
 	handle := func(ctx context.Context, message pkg.Message) error {
 		// The client set the username, two hops away. The server only had to pass ctx on.

@@ -642,7 +642,7 @@ func checkTailSamplingWithLinks(t *testing.T) {
 			linked++
 		}
 	}
-	// Of 103 traces of the worker, 5 % are kept: more than 25 is less likely than 1 in 10 million.
+	// Of 103 traces of the worker, 5% are kept: more than 25 is less likely than 1 in 10 million.
 	if slow != 3 || linked > 25 {
 		t.Errorf("%d slow traces and %d of the worker were kept, want 3, and 5 %% of 103", slow, linked)
 	}
@@ -695,7 +695,7 @@ func checkHeadSamplingWithLinks(t *testing.T) {
 		}
 	}
 	requests := len(d.Jaeger().Traces()) - pairs
-	// The client's example of a failure, which sends no message, may be there too. Of 200 requests at 10 %, none or more
+	// The client's example of a failure, which sends no message, may be there too. Of 200 requests at 10%, none or more
 	// than 60 are less likely than 1 in a million.
 	if pairs == 0 || pairs > 60 || requests-pairs > 1 {
 		t.Errorf("%d traces of requests, and %d of the worker", requests, pairs)
