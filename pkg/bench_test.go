@@ -26,7 +26,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -90,16 +90,15 @@ func traceBy(b *testing.B, way string) (begin func()) {
 	}
 	s := &sink{}
 	if way == exported {
-		endpoint := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")
-		if endpoint == "" {
+		if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" {
 			b.Skip("needs a collector: `go run -C local . -collector`, and OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317")
 		}
 		var err error
-		if s.next, err = otlptracegrpc.New(b.Context(), otlptracegrpc.WithEndpointURL(endpoint)); err != nil {
+		if s.next, err = otlptrace.New(b.Context(), newClient()); err != nil {
 			b.Fatal(err)
 		}
 	}
-	// The settings are StartTracing's.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {})) // lost spans are seen in spans/op
 	options := []sdktrace.TracerProviderOption{
 		sdktrace.WithResource(resource.NewSchemaless(semconv.ServiceName("benchmark"))),
 	}
@@ -107,14 +106,14 @@ func traceBy(b *testing.B, way string) (begin func()) {
 	case unsampled:
 		options = append(options, sdktrace.WithSampler(sdktrace.NeverSample()))
 	case batched, exported:
-		options = append(options, sdktrace.WithBatcher(s, sdktrace.WithBatchTimeout(time.Second), sdktrace.WithMaxQueueSize(8192)))
+		options = append(options, sdktrace.WithSpanProcessor(newBatcher(s))) // as in StartTracing
 	}
 	provider := sdktrace.NewTracerProvider(options...)
 	otel.SetTracerProvider(provider)
 	tracer = provider.Tracer("otel-demo/pkg")
 	b.Cleanup(func() {
 		if err := provider.Shutdown(context.Background()); err != nil {
-			b.Error(err)
+			b.Log(err)
 		}
 		if way == batched || way == exported {
 			b.ReportMetric(float64(s.spans.Load())/float64(b.N), "spans/op")
