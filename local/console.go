@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/term"
 
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace"
 )
 
@@ -143,9 +143,9 @@ func (c *console) watch(store *trace.Store, stop <-chan struct{}) {
 			if s.written == s.spans {
 				continue
 			}
-			quiet, note := stack.Settled, ""
+			quiet, note := runner.Settled, ""
 			if lacks := missing[t.ID]; lacks != "" {
-				quiet, note = stack.Quiet, "incomplete: "+lacks
+				quiet, note = runner.Quiet, "incomplete: "+lacks
 			}
 			if rest := quiet - time.Since(s.since); rest > 0 && !last {
 				soonest = min(soonest, rest)

@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace"
 	"otel-demo/local/trace/tracetest"
 )
@@ -52,9 +52,9 @@ func TestAnIncompleteTraceIsPrintedOnceItIsQuiet(t *testing.T) {
 		spans[4].Name = "publish mail"
 		all := tracetest.Traces(spans)[0]
 		store.Add([]*trace.Trace{{ID: all.ID, Spans: all.Spans[1:4:4]}})
-		time.Sleep(stack.Quiet - time.Second)
+		time.Sleep(runner.Quiet - time.Second)
 		store.Add([]*trace.Trace{{ID: all.ID, Spans: append(all.Spans[4:5:5], all.Spans[0])}})
-		time.Sleep(stack.Quiet - time.Second)
+		time.Sleep(runner.Quiet - time.Second)
 		if got := printed(); got != "" {
 			t.Errorf("while spans arrive, it is printed:\n%s", got)
 		}
@@ -67,7 +67,7 @@ func TestAnIncompleteTraceIsPrintedOnceItIsQuiet(t *testing.T) {
 			t.Errorf("it is printed again:\n%s", got)
 		}
 		store.Add([]*trace.Trace{{ID: all.ID, Spans: all.Spans[5:]}})
-		time.Sleep(stack.Settled)
+		time.Sleep(runner.Settled)
 		if got := printed(); !strings.Contains(got, "  7 spans") || strings.Contains(got, "incomplete") {
 			t.Errorf("once the rest is there, got\n%s", got)
 		}
@@ -77,7 +77,7 @@ func TestAnIncompleteTraceIsPrintedOnceItIsQuiet(t *testing.T) {
 func TestACompleteTraceIsPrintedOnce(t *testing.T) {
 	watched(t, func(store *trace.Store, printed func() string) {
 		store.Add(tracetest.Traces(tracetest.Request(2, 1)))
-		time.Sleep(stack.Settled)
+		time.Sleep(runner.Settled)
 		if got := printed(); !strings.Contains(got, "  7 spans") || strings.Contains(got, "incomplete") {
 			t.Errorf("got\n%s", got)
 		}

@@ -19,7 +19,7 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/load"
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace"
 )
 
@@ -175,16 +175,16 @@ func run(args []string) error {
 
 	ctx, stop, kill := signalContext()
 	console := newConsole(stop)
-	options := stack.Options{Root: root, Files: f.files, RedisURL: os.Getenv("REDIS_URL"), Line: console.line, Kill: kill}
+	options := runner.Options{Root: root, Files: f.files, RedisURL: os.Getenv("REDIS_URL"), Line: console.line, Kill: kill}
 	switch {
 	case f.collector:
-		return stack.RunCollector(ctx, root)
+		return runner.RunCollector(ctx, root)
 	case f.hops:
 		return printHops(ctx, root, f.files)
 	case f.rates != nil:
 		return runLoad(ctx, f, options, console)
 	}
-	d, err := stack.Start(ctx, options)
+	d, err := runner.Start(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func printHops(ctx context.Context, root string, files []string) error {
 }
 
 // runLoad implements -load.
-func runLoad(ctx context.Context, f flags, options stack.Options, c *console) error {
+func runLoad(ctx context.Context, f flags, options runner.Options, c *console) error {
 	if options.RedisURL != "" {
 		return errors.New("REDIS_URL: unset it to use -load, whose two demos would receive each other's messages")
 	}
@@ -262,7 +262,7 @@ func signalContext() (context.Context, context.CancelCauseFunc, <-chan struct{})
 }
 
 // untilDone waits until the demo should stop. It returns nil when -once has what it waits for.
-func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
+func untilDone(ctx context.Context, d *runner.Demo, f flags, c *console) error {
 	done := make(chan error, 1)
 	go func() { done <- clientDone(ctx, d, f) }()
 	for {
@@ -274,7 +274,7 @@ func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
 			c.line("", "the client is done; the demo keeps running until Ctrl+C. "+d.Places())
 			done = nil
 		case err := <-d.Failed():
-			var end *stack.EndError
+			var end *runner.EndError
 			if !errors.As(err, &end) || !end.OfClient {
 				return err
 			}
@@ -288,7 +288,7 @@ func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
 }
 
 // clientDone waits for the clients and, with -once, for their traces.
-func clientDone(ctx context.Context, d *stack.Demo, f flags) error {
+func clientDone(ctx context.Context, d *runner.Demo, f flags) error {
 	if f.once {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, f.wait, fmt.Errorf("not done after %v (-wait)", f.wait))

@@ -40,7 +40,7 @@ const (
 const collectorVersion = "0.165.0"
 
 // kinds gives for each kind the images that it stands in for, the settings that it supports (a setting covers all below
-// it), its ports if it runs in the runner, and a check for the values that it refuses. Package stack runs it.
+// it), its ports if it runs in the runner, and a check for the values that it refuses. Package runner runs it.
 var kinds = map[Kind]struct {
 	images   []string // names without registry and tag
 	settings []string

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace"
 )
 
@@ -137,7 +137,7 @@ func checkReleases(t *testing.T, traces []*trace.Trace, released string, bad boo
 }
 
 // checkExemplar goes from the metric to the trace, as the page does.
-func checkExemplar(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
+func checkExemplar(t *testing.T, d *runner.Demo, _ *safeBuffer) []string {
 	exemplar := regexp.MustCompile(`(?m)^traces_span_metrics_duration_seconds_bucket\{.*service_name="server",service_version="1\.5\.0",.*` +
 		`span_name="GET /hello",.*le="2\.5"\} \S+ # \{.*trace_id="([0-9a-f]{32})"`)
 	untilNil(t, func() error {

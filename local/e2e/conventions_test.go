@@ -12,7 +12,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 )
 
 // explained holds the demo's own attributes that no convention has, each with its reason. There is none now.
@@ -73,7 +73,7 @@ func TestEveryAttributeIsOfTheConventions(t *testing.T) {
 	}
 }
 
-func failedSpans(d *stack.Demo, service string) (n int) {
+func failedSpans(d *runner.Demo, service string) (n int) {
 	for _, trace := range d.Jaeger().Traces() {
 		for _, span := range trace.Spans {
 			if span.Service == service && span.Failed() {

@@ -19,7 +19,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"otel-demo/local/compose"
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace"
 	"otel-demo/local/trace/tracetest"
 )
@@ -123,7 +123,7 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 	t.Logf("first whole trace at Jaeger %v after up, all at both %v", first, time.Since(start))
 
 	// Wait until all spans in flight have arrived: nothing else may come.
-	time.Sleep(2 * stack.Settled)
+	time.Sleep(2 * runner.Settled)
 	if traces, err := jaegerTraces(start); err != nil {
 		t.Error(err)
 	} else if err := tracetest.Match(expected(t), traces); err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace"
 )
 
@@ -14,7 +14,7 @@ import (
 const awayFor = time.Minute
 
 // stopFor stops a service for the length of an outage.
-func stopFor(t *testing.T, d *stack.Demo, name string, meanwhile func()) {
+func stopFor(t *testing.T, d *runner.Demo, name string, meanwhile func()) {
 	t.Helper()
 	if err := d.StopService(name); err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
 	"otel-demo/local/load"
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace"
 )
 
@@ -127,7 +127,7 @@ func lost(store *trace.Store, ids, want []string) (spans int, example string) {
 }
 
 // allArrive waits until both backends have all spans of all traces, and returns how long that took.
-func allArrive(t *testing.T, d *stack.Demo, ids []string, within time.Duration) time.Duration {
+func allArrive(t *testing.T, d *runner.Demo, ids []string, within time.Duration) time.Duration {
 	t.Helper()
 	if len(ids) == 0 {
 		t.Fatal("there is no trace to wait for")
@@ -155,7 +155,7 @@ func allArrive(t *testing.T, d *stack.Demo, ids []string, within time.Duration) 
 
 // terminateService sends a service SIGTERM, and returns its exit status and how long it took to exit. More than limit
 // is an error.
-func terminateService(t *testing.T, d *stack.Demo, name string, limit time.Duration) (status int, took time.Duration) {
+func terminateService(t *testing.T, d *runner.Demo, name string, limit time.Duration) (status int, took time.Duration) {
 	t.Helper()
 	start := time.Now()
 	if err := d.StopService(name); err != nil { // it kills a process that hasn't exited after 10 s
@@ -173,7 +173,7 @@ func terminateService(t *testing.T, d *stack.Demo, name string, limit time.Durat
 }
 
 // peakMemory returns the most memory that a service's process has used so far, in MB.
-func peakMemory(t *testing.T, d *stack.Demo, name string) int {
+func peakMemory(t *testing.T, d *runner.Demo, name string) int {
 	t.Helper()
 	return peakOf(t, d.PIDs(name)[0])
 }

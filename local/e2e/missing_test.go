@@ -33,7 +33,7 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/load"
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace"
 )
 
@@ -309,7 +309,7 @@ type missing struct {
 	*testing.T
 	name   string
 	quotes []string
-	demo   *stack.Demo
+	demo   *runner.Demo
 	log    *safeBuffer
 	build  func() (dir string, err error)
 }
@@ -490,7 +490,7 @@ func (m *missing) isNowhere(id string) {
 }
 
 // heldByTheAgent starts a demo whose agent holds the spans of one request, because the collector is down.
-func (m *missing) heldByTheAgent() (d *stack.Demo, id string) {
+func (m *missing) heldByTheAgent() (d *runner.Demo, id string) {
 	m.Helper()
 	d, m.log = startServices(m.T)
 	stopService(m.T, d, "otel-collector")
@@ -500,7 +500,7 @@ func (m *missing) heldByTheAgent() (d *stack.Demo, id string) {
 }
 
 // isLost checks that a trace doesn't arrive once everything runs again.
-func (m *missing) isLost(d *stack.Demo, id string) {
+func (m *missing) isLost(d *runner.Demo, id string) {
 	m.Helper()
 	startService(m.T, d, "otel-collector")
 	startService(m.T, d, "otel-agent")
@@ -635,7 +635,7 @@ func buildEdited(ctx context.Context, root, dir string, edits []edit, packages .
 	}
 	overlay := filepath.Join(dir, "overlay.json")
 	return errors.Join(os.WriteFile(overlay, list, 0o600),
-		stack.Build(ctx, root, dir, append([]string{"-overlay", overlay}, packages...)...))
+		runner.Build(ctx, root, dir, append([]string{"-overlay", overlay}, packages...)...))
 }
 
 // certificate writes a self-signed certificate for localhost, and its key.

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"otel-demo/local/compose"
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace/tracetest"
 )
 
@@ -81,7 +81,7 @@ func TestACollectorThatDoesNotListenIsNamed(t *testing.T) {
   otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=receivers.otlp.protocols.http.endpoint=0.0.0.0:4319"]}
 `)}
 	start := time.Now()
-	d, err := stack.Start(t.Context(), stack.Options{Root: projectRoot(t), Binaries: filepath.Dir(binary(t, "local")), Files: files, FreePorts: true})
+	d, err := runner.Start(t.Context(), runner.Options{Root: projectRoot(t), Binaries: filepath.Dir(binary(t, "local")), Files: files, FreePorts: true})
 	if err == nil {
 		t.Fatal("it started", d.Stop())
 	}

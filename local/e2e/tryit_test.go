@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"otel-demo/local/compose"
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace/tracetest"
 )
 
@@ -64,7 +64,7 @@ func TestTheTryItNotesHold(t *testing.T) {
 				buildEdited(t.Context(), projectRoot(t), dir, []edit{try.edit}, "./cmd/...")); err != nil {
 				t.Fatal(err)
 			}
-			d, _ := startDemoWith(t, stack.Options{Files: []string{compose.File}, Binaries: dir})
+			d, _ := startDemoWith(t, runner.Options{Files: []string{compose.File}, Binaries: dir})
 			waitForTraces(t, d)
 			if err := tracetest.Match(want, d.Jaeger().Traces()); err != nil {
 				t.Error(err)

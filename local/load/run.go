@@ -19,16 +19,16 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/poll"
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 	"otel-demo/local/trace"
 )
 
 // Options configure a run.
 type Options struct {
-	stack.Options               // for each of the two demos; without REDIS_URL, since each needs its own Redis
-	Rates         []int         // requests a second, one rate after another
-	Duration      time.Duration // of each rate
-	Progress      func(text string)
+	runner.Options               // for each of the two demos; without REDIS_URL, since each needs its own Redis
+	Rates          []int         // requests a second, one rate after another
+	Duration       time.Duration // of each rate
+	Progress       func(text string)
 }
 
 // What -load runs: the demo twice, without its client. One side is traced and one isn't; everything else is the same.
@@ -59,7 +59,7 @@ const warmUp = 2 * time.Second
 // side is one of the two demos.
 type side struct {
 	name     string
-	demo     *stack.Demo
+	demo     *runner.Demo
 	server   string // its address
 	backends map[string]*Arrivals
 	failed   bool // it could not keep up with an earlier rate
@@ -141,7 +141,7 @@ func Run(ctx context.Context, o Options, report func(Report) error) (err error) 
 		if s.name == "untraced" {
 			options.Files = append(slices.Clone(files), disabled)
 		}
-		if s.demo, err = stack.Start(ctx, options); err != nil {
+		if s.demo, err = runner.Start(ctx, options); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, s.demo.Stop()) }()
@@ -317,7 +317,7 @@ func (s *side) drain(ctx context.Context, spans int) error {
 		if total != last {
 			last, since = total, time.Now()
 		}
-		if len(s.backends) == 0 || all || time.Since(since) > stack.Quiet {
+		if len(s.backends) == 0 || all || time.Since(since) > runner.Quiet {
 			return nil
 		}
 		return fmt.Errorf("%d spans have arrived", total)

@@ -1,6 +1,6 @@
-// Package stack runs the services of compose files on this machine: it builds what needs to be built, starts each
+// Package runner runs the services of compose files on this machine: it builds what needs to be built, starts each
 // service in order and on its conditions, and stops them all. Each kind of service has its own file.
-package stack
+package runner
 
 import (
 	"context"
