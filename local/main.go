@@ -20,7 +20,7 @@ import (
 	"otel-demo/local/compose"
 	"otel-demo/local/load"
 	"otel-demo/local/runner"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 const usage = `Runs the demo in docker-compose.yml without Docker, until you press Ctrl+C:
@@ -204,7 +204,7 @@ func run(args []string) error {
 	<-watched
 	console.line("", d.Hops().String())
 	if f.shape && len(backends) > 0 {
-		console.text(trace.Shape(backends[0].Traces()))
+		console.text(spans.Shape(backends[0].Traces()))
 	}
 	return cmp.Or(err, console.err)
 }

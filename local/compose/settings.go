@@ -13,7 +13,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/distribution/reference"
 
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // Kind is how the runner runs a service.
@@ -284,7 +284,7 @@ func checkNothing(service types.ServiceConfig) error {
 
 // keptOption sets how many traces Jaeger keeps. The runner's viewer keeps as many, on Zipkin's side too, whatever
 // MEM_MAX_SPANS is.
-var keptOption = fmt.Sprint("--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=", trace.KeptTraces)
+var keptOption = fmt.Sprint("--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=", spans.KeptTraces)
 
 func checkJaeger(service types.ServiceConfig) error {
 	for _, arg := range service.Command {

@@ -19,8 +19,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"otel-demo/local/runner"
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 // The shipped demo in one run: what arrives, what else its collectors accept, what it shows, and what it leaves behind.
@@ -30,12 +30,12 @@ func TestDemo(t *testing.T) {
 	waitForTraces(t, d)
 
 	t.Run("traces at Jaeger", func(t *testing.T) {
-		if err := tracetest.Match(expected(t), d.Jaeger().Traces()); err != nil {
+		if err := spantest.Match(expected(t), d.Jaeger().Traces()); err != nil {
 			t.Error(err)
 		}
 	})
 	t.Run("traces at Zipkin", func(t *testing.T) {
-		if err := tracetest.MatchFold(expected(t), d.Zipkin().Traces()); err != nil {
+		if err := spantest.MatchFold(expected(t), d.Zipkin().Traces()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -231,7 +231,7 @@ func TestServicesComeAndGo(t *testing.T) {
 	})
 	for _, store := range d.Backends() {
 		eventually(t, "a whole trace", func() bool {
-			missing := trace.Missing(store.Traces())
+			missing := spans.Missing(store.Traces())
 			for _, trace := range store.Traces() {
 				if len(trace.Spans) == 5 && missing[trace.ID] == "" {
 					return true

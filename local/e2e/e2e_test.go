@@ -22,7 +22,7 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/runner"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 var long = flag.Bool("long", false, "run the tests too that take more than 10 s by their nature")
@@ -559,7 +559,7 @@ func waitForTraces(t *testing.T, d *runner.Demo) {
 }
 
 // arrived waits until a trace is in a store, and returns it.
-func arrived(t *testing.T, store *trace.Store, id string) *trace.Trace {
+func arrived(t *testing.T, store *spans.Store, id string) *spans.Trace {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"otel-demo/local/runner"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // awayFor is how long something is down in these tests.
@@ -152,7 +152,7 @@ func TestTheCollectorRestartsAndZipkinIsAway(t *testing.T) {
 }
 
 // arrivesAt waits up to 15 s until a store has all spans of all traces, and returns how long that took.
-func arrivesAt(t *testing.T, store *trace.Store, ids []string) time.Duration {
+func arrivesAt(t *testing.T, store *spans.Store, ids []string) time.Duration {
 	t.Helper()
 	start := time.Now()
 	for {

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"otel-demo/local/runner"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // A connection that goes silent without closing, as after a lost node, or behind a NAT or a firewall: each hop notices
@@ -23,7 +23,7 @@ func TestAConnectionThatGoesSilent(t *testing.T) {
 		overlay string // with the relay's address in place of %s
 		to      string
 		port    int
-		store   func(*runner.Demo) *trace.Store
+		store   func(*runner.Demo) *spans.Store
 		log     string // of whoever notices
 	}{
 		"from the programs to the agent": {`services: {server: {environment: {OTEL_EXPORTER_OTLP_ENDPOINT: "http://%s"}}}`,

@@ -19,7 +19,7 @@ import (
 
 	"otel-demo/local/load"
 	"otel-demo/local/runner"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // loading sends requests until its test stops it.
@@ -108,7 +108,7 @@ func (l *loading) latency(quantile float64, from, to time.Time) time.Duration {
 var requestSpans = []string{"server get /hello", "server handle request", "server publish", "server publish work", "worker process work"}
 
 // lost returns how many of the spans that each trace should have are missing from a store, and an example of one trace.
-func lost(store *trace.Store, ids, want []string) (spans int, example string) {
+func lost(store *spans.Store, ids, want []string) (spans int, example string) {
 	for _, id := range ids {
 		got := map[string]bool{}
 		if trace := store.Trace(id); trace != nil {
@@ -133,7 +133,7 @@ func allArrive(t *testing.T, d *runner.Demo, ids []string, within time.Duration)
 		t.Fatal("there is no trace to wait for")
 	}
 	start := time.Now()
-	for name, store := range map[string]*trace.Store{"Jaeger": d.Jaeger(), "Zipkin": d.Zipkin()} {
+	for name, store := range map[string]*spans.Store{"Jaeger": d.Jaeger(), "Zipkin": d.Zipkin()} {
 		for {
 			spans, example := lost(store, ids, requestSpans)
 			if spans == 0 {

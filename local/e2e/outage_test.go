@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"otel-demo/local/load"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 var everyOutage = flag.Bool("outages", false, "with -long: every outage at every rate and size, which takes some 25 minutes")
@@ -77,10 +77,10 @@ func (c outageCase) losesNothing(t *testing.T) {
 	d, log := startServices(t, overlays...)
 	received := map[string]*load.Arrivals{}
 	came := map[string]*atomic.Int64{"jaeger": {}, "zipkin": {}} // spans, including those that came twice
-	for name, store := range map[string]*trace.Store{"jaeger": d.Jaeger(), "zipkin": d.Zipkin()} {
+	for name, store := range map[string]*spans.Store{"jaeger": d.Jaeger(), "zipkin": d.Zipkin()} {
 		a := load.NewArrivals()
 		received[name] = a
-		store.Divert(func(parts []*trace.Trace) {
+		store.Divert(func(parts []*spans.Trace) {
 			a.Take(parts)
 			for _, part := range parts {
 				came[name].Add(int64(len(part.Spans)))

@@ -10,7 +10,7 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/runner"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans/spantest"
 )
 
 // Several workers, a queue on disk in a volume, and a Prometheus: what recipes need beyond the shipped demo.
@@ -125,7 +125,7 @@ func TestNoTraceIsLostWhileTheAgentIsAway(t *testing.T) {
 	}
 	waitForTraces(t, d)
 	want := strings.Replace(expected(t), "5 traces", "150 traces", 1)
-	if err := tracetest.Match(want, d.Jaeger().Traces()); err != nil {
+	if err := spantest.Match(want, d.Jaeger().Traces()); err != nil {
 		t.Error(err)
 	}
 }

@@ -27,8 +27,8 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/runner"
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 // A lesson is a recipe or a case, by the path of its folder and perhaps a variant: recipes/b3, recipes/b3/both,
@@ -202,13 +202,13 @@ func runLesson(t *testing.T, lesson, fix string) {
 
 	var own []string // traces that the check has made
 	match := func() error {
-		var others []*trace.Trace
+		var others []*spans.Trace
 		for _, trace := range d.Jaeger().Traces() {
 			if !slices.Contains(own, trace.ID) {
 				others = append(others, trace)
 			}
 		}
-		return tracetest.Match(want, others)
+		return spantest.Match(want, others)
 	}
 	untilNil(t, match)
 	t.Logf("the traces were there after %v", time.Since(start).Round(100*time.Millisecond))
@@ -409,7 +409,7 @@ func checkNothingIsLost(t *testing.T, d *runner.Demo, log *safeBuffer) []string 
 			return errors.Join(d.StartService(t.Context(), "otel-agent"), d.StartService(t.Context(), "otel-collector"))
 		},
 		log:    log.String,
-		traces: func() ([]*trace.Trace, error) { return d.Jaeger().Traces(), nil },
+		traces: func() ([]*spans.Trace, error) { return d.Jaeger().Traces(), nil },
 	}.losesNothing(t)
 	return append(ids, startsWithADamagedQueue(t, d, log))
 }
@@ -455,7 +455,7 @@ type agentOutage struct {
 	server                          string
 	stopCollector, killAgent, start func() error
 	log                             func() string
-	traces                          func() ([]*trace.Trace, error)
+	traces                          func() ([]*spans.Trace, error)
 }
 
 // losesNothing kills the agent under load while the collector is down, so that its queue is all that it has. It returns
@@ -730,10 +730,10 @@ func runLessonOnEngine(t *testing.T, lesson, fix string) {
 		}
 		return fmt.Sprint("127.0.0.1:", port)
 	})
-	var traces []*trace.Trace
+	var traces []*spans.Trace
 	match := func() (err error) {
 		if traces, err = jaegerTraces(start); err == nil {
-			err = tracetest.Match(lessonTraces(t, lesson, fix), traces)
+			err = spantest.Match(lessonTraces(t, lesson, fix), traces)
 		}
 		return err
 	}
@@ -757,7 +757,7 @@ func runLessonOnEngine(t *testing.T, lesson, fix string) {
 			killAgent:     command("kill", "otel-agent"),
 			start:         command("start", "otel-agent", "otel-collector"),
 			log:           func() string { return run(t.Context(), "logs", "--no-color", "otel-agent") },
-			traces:        func() ([]*trace.Trace, error) { return jaegerTraces(start) },
+			traces:        func() ([]*spans.Trace, error) { return jaegerTraces(start) },
 		}.losesNothing(t)
 		return
 	case "recipes/span-metrics":

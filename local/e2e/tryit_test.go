@@ -10,7 +10,7 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/runner"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans/spantest"
 )
 
 // tries are the tutorial's "Try it" notes: which file has the note, the edit that it asks for, and how the traces then
@@ -66,7 +66,7 @@ func TestTheTryItNotesHold(t *testing.T) {
 			}
 			d, _ := startDemoWith(t, runner.Options{Files: []string{compose.File}, Binaries: dir})
 			waitForTraces(t, d)
-			if err := tracetest.Match(want, d.Jaeger().Traces()); err != nil {
+			if err := spantest.Match(want, d.Jaeger().Traces()); err != nil {
 				t.Error(err)
 			}
 		})

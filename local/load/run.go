@@ -20,7 +20,7 @@ import (
 	"otel-demo/local/compose"
 	"otel-demo/local/poll"
 	"otel-demo/local/runner"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // Options configure a run.
@@ -79,7 +79,7 @@ type arrival struct {
 }
 
 // Take counts newly arrived spans, as Divert passes them.
-func (a *Arrivals) Take(parts []*trace.Trace) {
+func (a *Arrivals) Take(parts []*spans.Trace) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()

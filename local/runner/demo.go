@@ -16,7 +16,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"otel-demo/local/compose"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 	"otel-demo/local/viewer"
 )
 
@@ -274,15 +274,15 @@ func (d *Demo) Clients() (names []string) {
 }
 
 // Jaeger returns what has arrived at the service jaeger.
-func (d *Demo) Jaeger() *trace.Store { return d.viewer.Jaeger() }
+func (d *Demo) Jaeger() *spans.Store { return d.viewer.Jaeger() }
 
 // Zipkin returns what has arrived at the service zipkin.
-func (d *Demo) Zipkin() *trace.Store { return d.viewer.Zipkin() }
+func (d *Demo) Zipkin() *spans.Store { return d.viewer.Zipkin() }
 
 // A Backend is a service that keeps traces, with its store.
 type Backend struct {
 	Service string
-	*trace.Store
+	*spans.Store
 }
 
 // Backends returns the demo's backends, except those that are left out.

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"otel-demo/local/compose"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // hop is a collector's own metrics of spans: counts by outcome, and for exporters also by name.
@@ -210,7 +210,7 @@ func (h Hops) Table() string {
 		fmt.Fprintf(t, "\nSPANS OF\t%s\n", strings.Join(backends, "\t"))
 	}
 	for _, program := range slices.Sorted(maps.Keys(programs)) {
-		row := trace.Printable(program)
+		row := spans.Printable(program)
 		for _, backend := range backends {
 			row += fmt.Sprintf("\t%d", h.kept[backend][program])
 		}

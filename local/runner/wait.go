@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"otel-demo/local/poll"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // Quiet is how long to wait without a new span before giving up on missing ones.
@@ -24,16 +24,16 @@ func (d *Demo) WaitForTraces(ctx context.Context) error {
 
 func (d *Demo) waitForTraces(ctx context.Context) error {
 	backends := d.Backends()
-	spans, since := 0, time.Now()
+	count, since := 0, time.Now()
 	return poll.Until(ctx, 50*time.Millisecond, 0, func() error {
 		now, whole := 0, true
 		for _, backend := range backends {
 			now += backend.Spans()
 			traces := backend.Traces()
-			whole = whole && len(traces) > 0 && len(trace.Missing(traces)) == 0
+			whole = whole && len(traces) > 0 && len(spans.Missing(traces)) == 0
 		}
-		if now != spans {
-			spans, since = now, time.Now()
+		if now != count {
+			count, since = now, time.Now()
 		}
 		// A trace with no span here yet would be overlooked, so the time of a whole batch must have passed.
 		if rest := time.Since(since); rest > Quiet || whole && rest > Settled {

@@ -9,15 +9,15 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans/spantest"
 )
 
 // linkedDemo is the demo's traces and one more, whose only span is hostile and links to the span that published.
-func linkedDemo() []tracetest.Span {
-	spans := tracetest.Demo()
+func linkedDemo() []spantest.Span {
+	spans := spantest.Demo()
 	const script = `<script>alert("x")</script>`
 	return append(spans,
-		tracetest.Span{Trace: 8, Service: script, Name: script, Kind: ptrace.SpanKindConsumer, At: 9 * time.Second, Took: 2 * time.Millisecond,
+		spantest.Span{Trace: 8, Service: script, Name: script, Kind: ptrace.SpanKindConsumer, At: 9 * time.Second, Took: 2 * time.Millisecond,
 			Failed: script, Attributes: map[string]any{script: script, "b": `"' onload=x`}, Link: []int{6}})
 }
 
@@ -36,8 +36,8 @@ func sites(t *testing.T) map[string]struct {
 	home, below string
 } {
 	b := New()
-	b.jaeger.Add(tracetest.Traces(linkedDemo()))
-	proto, _ := zipkinBody(t, tracetest.OTLP(linkedDemo()))
+	b.jaeger.Add(spantest.Traces(linkedDemo()))
+	proto, _ := zipkinBody(t, spantest.OTLP(linkedDemo()))
 	ask(b.ZipkinHandler(), "POST", "/api/v2/spans", proto, "Content-Type", "application/x-protobuf")
 	return map[string]struct {
 		http.Handler
@@ -51,7 +51,7 @@ func sites(t *testing.T) map[string]struct {
 func TestPagesSayWhatTheyAreAndNeedNothingElse(t *testing.T) {
 	foreign := regexp.MustCompile(`(?i)(src|href|action)="(https?:)?//|<script|<img|<iframe|url\(|@import| on[a-z]+="`)
 	for name, site := range sites(t) {
-		for _, target := range []string{site.home, site.below + tracetest.TraceID(2).String(), site.below + tracetest.TraceID(8).String(), site.below + "ff", site.below + "x"} {
+		for _, target := range []string{site.home, site.below + spantest.TraceID(2).String(), site.below + spantest.TraceID(8).String(), site.below + "ff", site.below + "x"} {
 			w := ask(site, "GET", target, "")
 			body := w.Body.String()
 			if !strings.Contains(body, "It is neither Jaeger nor Zipkin.") {
@@ -134,7 +134,7 @@ func TestListUpdatesByItselfUntilItIsPaused(t *testing.T) {
 
 func TestTracePage(t *testing.T) {
 	for name, site := range sites(t) {
-		body := page(t, site, site.below+tracetest.TraceID(2).String(), 200)
+		body := page(t, site, site.below+spantest.TraceID(2).String(), 200)
 		at := 0
 		for _, want := range []string{
 			`id="span-0100000000000002" style="--depth:0"`, "make request", `style="--at:0;--length:5.825"`, "12.0 ms",
@@ -156,13 +156,13 @@ func TestTracePage(t *testing.T) {
 		if strings.Contains(body, "is incomplete") {
 			t.Errorf("%s: a whole trace is shown as incomplete", name)
 		}
-		linked := page(t, site, site.below+tracetest.TraceID(8).String(), 200)
-		if want := `href="` + site.below + tracetest.TraceID(2).String() + `#span-0100000000000006">server publish work</a>, in trace 01000000`; !strings.Contains(linked, want) {
+		linked := page(t, site, site.below+spantest.TraceID(8).String(), 200)
+		if want := `href="` + site.below + spantest.TraceID(2).String() + `#span-0100000000000006">server publish work</a>, in trace 01000000`; !strings.Contains(linked, want) {
 			t.Errorf("%s: no link %s in\n%s", name, want, linked)
 		}
 	}
 	for name, site := range sites(t) {
-		if body := page(t, site, site.below+tracetest.TraceID(2).String(), 200); !strings.Contains(body, "<h3>Process</h3><dl><div><dt>service.name</dt><dd>client</dd>") {
+		if body := page(t, site, site.below+spantest.TraceID(2).String(), 200); !strings.Contains(body, "<h3>Process</h3><dl><div><dt>service.name</dt><dd>client</dd>") {
 			t.Errorf("%s: no process", name)
 		}
 	}
@@ -170,7 +170,7 @@ func TestTracePage(t *testing.T) {
 
 func TestWhatSpansSayIsText(t *testing.T) {
 	for name, site := range sites(t) {
-		for _, target := range []string{site.home, site.below + tracetest.TraceID(8).String(), site.home + "?service=%3Cscript%3E&min=%22%3E%3Cscript%3E"} {
+		for _, target := range []string{site.home, site.below + spantest.TraceID(8).String(), site.home + "?service=%3Cscript%3E&min=%22%3E%3Cscript%3E"} {
 			w := ask(site, "GET", target, "")
 			if body := w.Body.String(); strings.Contains(body, "<script") || !strings.Contains(body, "&lt;script&gt;") || strings.Contains(body, `"' onload`) {
 				t.Errorf("%s %s:\n%s", name, target, body)
@@ -181,20 +181,20 @@ func TestWhatSpansSayIsText(t *testing.T) {
 
 func TestATraceThatIsNotWhole(t *testing.T) {
 	b := New()
-	b.jaeger.Add(tracetest.Traces(tracetest.Request(2, 1)[:5]))
-	if body := page(t, b.JaegerHandler(), "/trace/"+tracetest.TraceID(2).String(), 200); !strings.Contains(body, "is incomplete: missing the consumer of server &#34;publish work&#34;.") {
+	b.jaeger.Add(spantest.Traces(spantest.Request(2, 1)[:5]))
+	if body := page(t, b.JaegerHandler(), "/trace/"+spantest.TraceID(2).String(), 200); !strings.Contains(body, "is incomplete: missing the consumer of server &#34;publish work&#34;.") {
 		t.Error(body)
 	}
 }
 
 func TestALargeTraceIsShownInPart(t *testing.T) {
-	var spans []tracetest.Span
+	var spans []spantest.Span
 	for i := range shownSpans + 5 {
-		spans = append(spans, tracetest.Span{Trace: 1, Parent: i, Service: "a", Name: "deep", At: time.Duration(i), Took: time.Millisecond})
+		spans = append(spans, spantest.Span{Trace: 1, Parent: i, Service: "a", Name: "deep", At: time.Duration(i), Took: time.Millisecond})
 	}
 	b := New()
-	b.jaeger.Add(tracetest.Traces(spans))
-	body := page(t, b.JaegerHandler(), "/trace/"+tracetest.TraceID(1).String(), 200)
+	b.jaeger.Add(spantest.Traces(spans))
+	body := page(t, b.JaegerHandler(), "/trace/"+spantest.TraceID(1).String(), 200)
 	if strings.Count(body, "<li id=") != shownSpans || !strings.Contains(body, "5 of them are not shown") || !strings.Contains(body, `--depth:64"`) {
 		t.Errorf("%d spans are shown", strings.Count(body, "<li id="))
 	}
@@ -203,13 +203,13 @@ func TestALargeTraceIsShownInPart(t *testing.T) {
 func TestPathsOfThePages(t *testing.T) {
 	all := sites(t)
 	for target, code := range map[string]int{
-		"/": 200, "/search": 200, "/trace/" + tracetest.TraceID(2).String(): 200, "/trace/" + tracetest.TraceID(2).String()[1:]: 200,
+		"/": 200, "/search": 200, "/trace/" + spantest.TraceID(2).String(): 200, "/trace/" + spantest.TraceID(2).String()[1:]: 200,
 		"/trace/ff": 404, "/trace/x": 400, "/trace/": 404, "/zipkin/": 404, "/web/list.html": 404,
 	} {
 		page(t, all["jaeger"], target, code)
 	}
 	for target, code := range map[string]int{
-		"/": 302, "/zipkin/": 200, "/zipkin/traces/" + tracetest.TraceID(2).String(): 200, "/zipkin/traces/ff": 404, "/zipkin/traces/x": 400, "/trace/x": 404,
+		"/": 302, "/zipkin/": 200, "/zipkin/traces/" + spantest.TraceID(2).String(): 200, "/zipkin/traces/ff": 404, "/zipkin/traces/x": 400, "/trace/x": 404,
 	} {
 		page(t, all["zipkin"], target, code)
 	}

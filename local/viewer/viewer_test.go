@@ -22,8 +22,8 @@ import (
 	grpcgzip "google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/status"
 
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 // ask sends one request to a handler, as a client on this machine does.
@@ -63,8 +63,8 @@ func zipkinBody(t testing.TB, from ptrace.Traces) (proto, text string) {
 func filled(t testing.TB) *Viewer {
 	t.Helper()
 	b := New()
-	b.jaeger.Add(tracetest.Traces(tracetest.Demo()))
-	proto, _ := zipkinBody(t, tracetest.OTLP(tracetest.Demo()))
+	b.jaeger.Add(spantest.Traces(spantest.Demo()))
+	proto, _ := zipkinBody(t, spantest.OTLP(spantest.Demo()))
 	if w := ask(b.ZipkinHandler(), "POST", "/api/v2/spans", proto, "Content-Type", protobuf); w.Code != http.StatusAccepted {
 		t.Fatalf("POST /api/v2/spans: %d %s", w.Code, w.Body)
 	}
@@ -73,16 +73,16 @@ func filled(t testing.TB) *Viewer {
 
 // Both stores have the same traces, as protocol buffers and as packed JSON, whose names are in lower case.
 func TestZipkinsFormatKeepsTheShape(t *testing.T) {
-	for name, spans := range map[string]ptrace.Traces{"the demo": tracetest.OTLP(tracetest.Demo()), "everything": tracetest.Everything()} {
-		all, _ := trace.FromOTLP(spans)
-		want := trace.Shape(all)
-		proto, text := zipkinBody(t, spans)
+	for name, from := range map[string]ptrace.Traces{"the demo": spantest.OTLP(spantest.Demo()), "everything": spantest.Everything()} {
+		all, _ := spans.FromOTLP(from)
+		want := spans.Shape(all)
+		proto, text := zipkinBody(t, from)
 		v := New()
 		ask(v.ZipkinHandler(), "POST", "/api/v2/spans", proto, "Content-Type", protobuf)
-		if err := tracetest.Match(want, v.Zipkin().Traces()); err != nil {
+		if err := spantest.Match(want, v.Zipkin().Traces()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if got, want := trace.Missing(v.Zipkin().Traces()), trace.Missing(all); !maps.Equal(got, want) {
+		if got, want := spans.Missing(v.Zipkin().Traces()), spans.Missing(all); !maps.Equal(got, want) {
 			t.Errorf("%s: missing %v, want %v", name, got, want)
 		}
 		var packed bytes.Buffer
@@ -91,7 +91,7 @@ func TestZipkinsFormatKeepsTheShape(t *testing.T) {
 		pack.Close()
 		v = New()
 		ask(v.ZipkinHandler(), "POST", "/api/v2/spans", packed.String(), "Content-Encoding", "gzip", "Content-Type", "application/json")
-		if err := tracetest.MatchFold(want, v.Zipkin().Traces()); err != nil {
+		if err := spantest.MatchFold(want, v.Zipkin().Traces()); err != nil {
 			t.Errorf("%s as JSON: %v", name, err)
 		}
 	}
@@ -99,7 +99,7 @@ func TestZipkinsFormatKeepsTheShape(t *testing.T) {
 
 // The viewer is only a viewer: it has none of Jaeger's and Zipkin's query APIs.
 func TestNoQueryIsAnswered(t *testing.T) {
-	v, id := filled(t), tracetest.TraceID(2).String()
+	v, id := filled(t), spantest.TraceID(2).String()
 	for target, h := range map[string]http.Handler{
 		"/api/v3/services": v.JaegerHandler(), "/api/v3/traces/" + id: v.JaegerHandler(),
 		"/api/v2/services": v.ZipkinHandler(), "/api/v2/trace/" + id: v.ZipkinHandler(),
@@ -180,11 +180,11 @@ func TestOnlyThisMachineIsAnswered(t *testing.T) {
 // without asking first, a browser sends only the three content types of a form.
 func TestNoOtherSiteCanPostSpans(t *testing.T) {
 	v := New()
-	body, err := ptraceotlp.NewExportRequestFromTraces(tracetest.OTLP(tracetest.Demo())).MarshalProto()
+	body, err := ptraceotlp.NewExportRequestFromTraces(spantest.OTLP(spantest.Demo())).MarshalProto()
 	if err != nil {
 		t.Fatal(err)
 	}
-	proto, _ := zipkinBody(t, tracetest.OTLP(tracetest.Demo()))
+	proto, _ := zipkinBody(t, spantest.OTLP(spantest.Demo()))
 	for path, port := range map[string]struct {
 		http.Handler
 		body string
@@ -226,18 +226,18 @@ func TestOTLP(t *testing.T) {
 	export := ptraceotlp.NewGRPCClient(connection).Export
 
 	changed := b.Jaeger().Changed()
-	if _, err := export(t.Context(), ptraceotlp.NewExportRequestFromTraces(tracetest.OTLP(tracetest.Demo())), grpc.UseCompressor(grpcgzip.Name)); err != nil {
+	if _, err := export(t.Context(), ptraceotlp.NewExportRequestFromTraces(spantest.OTLP(spantest.Demo())), grpc.UseCompressor(grpcgzip.Name)); err != nil {
 		t.Fatal(err)
 	}
 	<-changed
-	if err := tracetest.Match(tracetest.DemoShape, b.Jaeger().Traces()); err != nil {
+	if err := spantest.Match(spantest.DemoShape, b.Jaeger().Traces()); err != nil {
 		t.Error(err)
 	}
-	if got := b.Jaeger().Spans(); got != len(tracetest.Demo()) {
-		t.Errorf("%d spans are counted, want %d", got, len(tracetest.Demo()))
+	if got := b.Jaeger().Spans(); got != len(spantest.Demo()) {
+		t.Errorf("%d spans are counted, want %d", got, len(spantest.Demo()))
 	}
 
-	bad := tracetest.OTLP(tracetest.Request(9, 1))
+	bad := spantest.OTLP(spantest.Request(9, 1))
 	bad.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).SetTraceID([16]byte{})
 	bad.ResourceSpans().At(1).ScopeSpans().At(0).Spans().At(0).SetSpanID([8]byte{})
 	response, err := export(t.Context(), ptraceotlp.NewExportRequestFromTraces(bad))
@@ -245,7 +245,7 @@ func TestOTLP(t *testing.T) {
 		t.Errorf("%d spans without ids are rejected, %v", response.PartialSuccess().RejectedSpans(), err)
 	}
 
-	large := tracetest.OTLP(tracetest.Request(9, 1))
+	large := spantest.OTLP(spantest.Request(9, 1))
 	large.ResourceSpans().At(0).Resource().Attributes().PutStr("large", strings.Repeat("x", maxMessage))
 	if _, err = export(t.Context(), ptraceotlp.NewExportRequestFromTraces(large)); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("a large message: %v", err)
@@ -254,7 +254,7 @@ func TestOTLP(t *testing.T) {
 
 func TestOTLPOverHTTP(t *testing.T) {
 	v := New()
-	body, err := ptraceotlp.NewExportRequestFromTraces(tracetest.OTLP(tracetest.Demo())).MarshalProto()
+	body, err := ptraceotlp.NewExportRequestFromTraces(spantest.OTLP(spantest.Demo())).MarshalProto()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,10 +265,10 @@ func TestOTLPOverHTTP(t *testing.T) {
 	if w := ask(v.OTLPHandler(), "POST", "/v1/traces", packed.String(), "Content-Encoding", "gzip", "Content-Type", protobuf); w.Code != http.StatusOK {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	if err := tracetest.Match(tracetest.DemoShape, v.Jaeger().Traces()); err != nil {
+	if err := spantest.Match(spantest.DemoShape, v.Jaeger().Traces()); err != nil {
 		t.Error(err)
 	}
-	for body, want := range map[string]int{"\xff": 400, strings.Repeat("x", maxBody+1): 413, string(tracetest.Nested(4_000_000)): 400} {
+	for body, want := range map[string]int{"\xff": 400, strings.Repeat("x", maxBody+1): 413, string(spantest.Nested(4_000_000)): 400} {
 		if w := ask(v.OTLPHandler(), "POST", "/v1/traces", body, "Content-Type", protobuf); w.Code != want {
 			t.Errorf("%.5q: %d, want %d", body, w.Code, want)
 		}
@@ -276,7 +276,7 @@ func TestOTLPOverHTTP(t *testing.T) {
 }
 
 func FuzzZipkinPost(f *testing.F) {
-	proto, text := zipkinBody(f, tracetest.Everything())
+	proto, text := zipkinBody(f, spantest.Everything())
 	f.Add([]byte(proto), true)
 	f.Add([]byte(text), false)
 	f.Add([]byte(`[{"traceId":"ff","id":"1","timestamp":-9223372036854775808,"duration":9223372036854775807,"annotations":null}]`), false)
@@ -296,13 +296,13 @@ func FuzzZipkinPost(f *testing.F) {
 }
 
 func FuzzOTLP(f *testing.F) {
-	body, err := ptraceotlp.NewExportRequestFromTraces(tracetest.Everything()).MarshalProto()
+	body, err := ptraceotlp.NewExportRequestFromTraces(spantest.Everything()).MarshalProto()
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(body)
-	f.Add(tracetest.Nested(10_000))
-	f.Add(tracetest.Nested(200)) // just not too deep for the decoder
+	f.Add(spantest.Nested(10_000))
+	f.Add(spantest.Nested(200)) // just not too deep for the decoder
 	f.Fuzz(func(t *testing.T, body []byte) {
 		request := ptraceotlp.NewExportRequest()
 		if request.UnmarshalProto(body) != nil {
@@ -317,15 +317,15 @@ func FuzzOTLP(f *testing.F) {
 }
 
 // shown renders traces in every available way.
-func shown(t *testing.T, all []*trace.Trace, h http.Handler, page, list string) {
+func shown(t *testing.T, all []*spans.Trace, h http.Handler, page, list string) {
 	t.Helper()
-	if err := tracetest.Match(trace.Shape(all), all); err != nil && !strings.Contains(err.Error(), "appear in the text twice") {
+	if err := spantest.Match(spans.Shape(all), all); err != nil && !strings.Contains(err.Error(), "appear in the text twice") {
 		t.Fatal(err)
 	}
-	trace.Missing(all)
+	spans.Missing(all)
 	targets := []string{list}
 	for _, tr := range all {
-		if err := trace.WriteTree(&bytes.Buffer{}, tr, trace.TreeOptions{Width: 50}); err != nil {
+		if err := spans.WriteTree(&bytes.Buffer{}, tr, spans.TreeOptions{Width: 50}); err != nil {
 			t.Fatal(err)
 		}
 		targets = append(targets, page+tr.ID)

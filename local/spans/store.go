@@ -1,6 +1,6 @@
-// Package trace holds what the demo shows: spans and traces, the store that keeps them, what a trace still lacks, and a
+// Package spans holds what the demo shows: spans and traces, the store that keeps them, what a trace still lacks, and a
 // trace as a tree on the terminal and as text that a test can compare.
-package trace
+package spans
 
 import (
 	"slices"

@@ -1,4 +1,4 @@
-package tracetest
+package spantest
 
 import (
 	"encoding/binary"
@@ -9,7 +9,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // Began is when all traces of these tests start.
@@ -101,9 +101,9 @@ func Demo() []Span {
 }
 
 // Traces returns spans as a store would receive them.
-func Traces(spans []Span) []*trace.Trace {
-	all, _ := trace.FromOTLP(OTLP(spans))
-	return all
+func Traces(all []Span) []*spans.Trace {
+	traces, _ := spans.FromOTLP(OTLP(all))
+	return traces
 }
 
 // DemoShape is the shape of Demo's traces.

@@ -1,4 +1,4 @@
-package trace_test
+package spans_test
 
 import (
 	"regexp"
@@ -7,13 +7,13 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
-func tree(t *testing.T, spans []testSpan, opt trace.TreeOptions) string {
+func tree(t *testing.T, from []testSpan, opt spans.TreeOptions) string {
 	t.Helper()
 	var b strings.Builder
-	if err := trace.WriteTree(&b, traces(spans)[0], opt); err != nil {
+	if err := spans.WriteTree(&b, traces(from)[0], opt); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -49,7 +49,7 @@ client  make request             12.0 ms
           worker  process work    200 ms
 `,
 	} {
-		if got := tree(t, request(2, 1), trace.TreeOptions{Width: width}); got != want {
+		if got := tree(t, request(2, 1), spans.TreeOptions{Width: width}); got != want {
 			t.Errorf("at width %d the tree is\n%s\nwant\n%s", width, got, want)
 		}
 	}
@@ -58,9 +58,9 @@ client  make request             12.0 ms
 var ansi = regexp.MustCompile("\x1b\\[[0-9]*m")
 
 func TestTreeInColorIsTheSameText(t *testing.T) {
-	spans := append(request(2, 1), testSpan{2, 1, "worker", "example error", internal, 2100 * ms, 2 * ms, "no reason", nil, nil})
+	from := append(request(2, 1), testSpan{2, 1, "worker", "example error", internal, 2100 * ms, 2 * ms, "no reason", nil, nil})
 	for width := range 130 {
-		plain, colored := tree(t, spans, trace.TreeOptions{Width: width}), tree(t, spans, trace.TreeOptions{Width: width, Color: true})
+		plain, colored := tree(t, from, spans.TreeOptions{Width: width}), tree(t, from, spans.TreeOptions{Width: width, Color: true})
 		if ansi.ReplaceAllString(colored, "") != plain || strings.Contains(plain, "\x1b") {
 			t.Errorf("at width %d the tree in color is\n%s\nwant\n%s", width, colored, plain)
 		}
@@ -70,7 +70,7 @@ func TestTreeInColorIsTheSameText(t *testing.T) {
 			}
 		}
 	}
-	colored := tree(t, spans, trace.TreeOptions{Width: 100, Color: true})
+	colored := tree(t, from, spans.TreeOptions{Width: 100, Color: true})
 	for _, want := range []string{
 		"\x1b[36mclient\x1b[0m  make request", "\x1b[32m    server\x1b[0m  GET /hello", "\x1b[35m          worker\x1b[0m  process work",
 		"\x1b[31m  worker  example error ✗ no reason\x1b[0m", "\x1b[31m 2.00 ms\x1b[0m",
@@ -83,8 +83,8 @@ func TestTreeInColorIsTheSameText(t *testing.T) {
 
 func TestTreeShowsASpanThatTakesNoTime(t *testing.T) {
 	for _, at := range []time.Duration{0, 50 * ms, 100 * ms} {
-		spans := []testSpan{{2, 0, "a", "b", internal, 0, 100 * ms, "", nil, nil}, {2, 1, "a", "b", internal, at, 0, "", nil, nil}}
-		lines := strings.Split(tree(t, spans, trace.TreeOptions{}), "\n")
+		from := []testSpan{{2, 0, "a", "b", internal, 0, 100 * ms, "", nil, nil}, {2, 1, "a", "b", internal, at, 0, "", nil, nil}}
+		lines := strings.Split(tree(t, from, spans.TreeOptions{}), "\n")
 		if strings.Count(lines[2], "█") != 1 || utf8.RuneCountInString(lines[2]) != 80 {
 			t.Errorf("at %v: %q", at, lines[2])
 		}
@@ -92,17 +92,17 @@ func TestTreeShowsASpanThatTakesNoTime(t *testing.T) {
 }
 
 func TestTreeNamesTheTraceThatASpanLinksTo(t *testing.T) {
-	spans := []testSpan{
+	from := []testSpan{
 		{3, 0, "worker", "process work", consumer, 0, ms, "", nil, []int{2}},
 		{2, 0, "server", "publish work", producer, 0, ms, "", nil, nil},
 	}
-	if got := tree(t, spans, trace.TreeOptions{}); !strings.Contains(got, "process work → trace 01000000") {
+	if got := tree(t, from, spans.TreeOptions{}); !strings.Contains(got, "process work → trace 01000000") {
 		t.Error(got)
 	}
 }
 
 func TestTreeOfAHostileTrace(t *testing.T) {
-	got := tree(t, []testSpan{{1, 0, "a\x1b]0;title\a", "\x1b[2J\n", internal, 0, 0, "\r", nil, nil}}, trace.TreeOptions{Width: 90})
+	got := tree(t, []testSpan{{1, 0, "a\x1b]0;title\a", "\x1b[2J\n", internal, 0, 0, "\r", nil, nil}}, spans.TreeOptions{Width: 90})
 	if strings.ContainsAny(got, "\x1b\a\r") || strings.Count(got, "\n") != 2 {
 		t.Errorf("%q", got)
 	}
@@ -113,7 +113,7 @@ func TestDuration(t *testing.T) {
 		0: "0", 999: "0 µs", 5 * time.Microsecond: "5 µs", 1234 * time.Microsecond: "1.23 ms", 45678 * time.Microsecond: "45.7 ms",
 		678 * ms: "678 ms", 1234 * ms: "1.23 s", 125 * time.Second: "2m5s",
 	} {
-		if got := trace.FormatDuration(d); got != want {
+		if got := spans.FormatDuration(d); got != want {
 			t.Errorf("%d ns is written %q, want %q", d, got, want)
 		}
 	}

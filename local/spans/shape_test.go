@@ -1,4 +1,4 @@
-package trace_test
+package spans_test
 
 import (
 	"fmt"
@@ -10,20 +10,20 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 func TestShapeIsAsTheDesignWritesIt(t *testing.T) {
-	want := strings.Join([]string{tracetest.BlockOf(tracetest.DemoShape, "make request"), tracetest.BlockOf(tracetest.DemoShape, "example error"), tracetest.BlockOf(tracetest.DemoShape, "wait for server")}, "\n")
+	want := strings.Join([]string{spantest.BlockOf(spantest.DemoShape, "make request"), spantest.BlockOf(spantest.DemoShape, "example error"), spantest.BlockOf(spantest.DemoShape, "wait for server")}, "\n")
 	all := traces(demo())
 	for range 2 {
-		if got := trace.Shape(all); got != want {
+		if got := spans.Shape(all); got != want {
 			t.Errorf("the shape is\n%s\nwant\n%s", got, want)
 		}
 		slices.Reverse(all) // in whatever order they come
 	}
-	if got := trace.Shape(nil); got != "" {
+	if got := spans.Shape(nil); got != "" {
 		t.Errorf("the shape of nothing is %q", got)
 	}
 }
@@ -71,19 +71,19 @@ func TestShapeOfWhatIsNotSimple(t *testing.T) {
 		if name == "a link to another trace, and to none" {
 			all = all[:2]
 		}
-		if got := trace.Shape(all); got != c.want {
+		if got := spans.Shape(all); got != c.want {
 			t.Errorf("%s: the shape is\n%s\nwant\n%s", name, got, c.want)
 		}
 	}
 }
 
 func TestADeepTraceStaysReadable(t *testing.T) {
-	var spans []testSpan
+	var deep []testSpan
 	for i := range 20_000 {
-		spans = append(spans, testSpan{1, i, "a", "deep", internal, time.Duration(i), ms, "", nil, nil})
+		deep = append(deep, testSpan{1, i, "a", "deep", internal, time.Duration(i), ms, "", nil, nil})
 	}
-	all, longest := traces(spans), 0
-	for line := range strings.Lines(trace.Shape(all)) {
+	all, longest := traces(deep), 0
+	for line := range strings.Lines(spans.Shape(all)) {
 		longest = max(longest, len(line))
 	}
 	if longest > 2*64+50 {
@@ -98,26 +98,26 @@ func TestMissing(t *testing.T) {
 	linked[5].Trace, linked[5].Parent = 3, 0
 	child := slices.Clone(rooted)
 	child[5].Link = nil
-	without := func(place int) []*trace.Trace {
+	without := func(place int) []*spans.Trace {
 		all := traces(rooted)
 		all[0].Spans = slices.Delete(slices.Clone(all[0].Spans), place-1, place)
 		return all
 	}
 	// The context was injected that Start had got, not the one that it returned; with and without an id of the message.
-	under := func(parent, inTrace int, messageID string) []*trace.Trace {
-		spans := slices.Clone(rooted)
-		spans[5].Trace, spans[5].Parent, spans[5].Link = inTrace, parent, nil
+	under := func(parent, inTrace int, messageID string) []*spans.Trace {
+		moved := slices.Clone(rooted)
+		moved[5].Trace, moved[5].Parent, moved[5].Link = inTrace, parent, nil
 		for _, i := range []int{4, 5} {
-			spans[i].Attributes = maps.Clone(spans[i].Attributes)
-			spans[i].Attributes["messaging.message.id"] = messageID
+			moved[i].Attributes = maps.Clone(moved[i].Attributes)
+			moved[i].Attributes["messaging.message.id"] = messageID
 		}
-		return traces(spans)
+		return traces(moved)
 	}
 	unpublished := slices.Clone(rooted[:5])
 	unpublished[4].Failed = "no Redis"
 	refused := []testSpan{{2, 0, "client", "HTTP GET", client, 0, ms, "connection refused", nil, nil}}
 	for name, c := range map[string]struct {
-		traces []*trace.Trace
+		traces []*spans.Trace
 		want   string
 	}{
 		"all is there":                   {traces(rooted), ""},
@@ -134,7 +134,7 @@ func TestMissing(t *testing.T) {
 		"nobody answered":                {traces(refused), ""},
 		"publishing failed":              {traces(unpublished), ""},
 	} {
-		got := trace.Missing(c.traces)[c.traces[0].ID]
+		got := spans.Missing(c.traces)[c.traces[0].ID]
 		if got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
@@ -142,7 +142,7 @@ func TestMissing(t *testing.T) {
 }
 
 func ExampleShape() {
-	fmt.Print(trace.Shape(traces(request(2, 1))))
+	fmt.Print(spans.Shape(traces(request(2, 1))))
 	// Output:
 	// 1 trace
 	// client  make request  internal

@@ -1,37 +1,37 @@
-package trace_test
+package spans_test
 
 import (
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 // testSpan is a span as the tests write it.
-type testSpan tracetest.Span
+type testSpan spantest.Span
 
-func own(spans []tracetest.Span) (all []testSpan) {
+func own(spans []spantest.Span) (all []testSpan) {
 	for _, s := range spans {
 		all = append(all, testSpan(s))
 	}
 	return all
 }
 
-func request(n, first int) []testSpan { return own(tracetest.Request(n, first)) }
-func demo() []testSpan                { return own(tracetest.Demo()) }
+func request(n, first int) []testSpan { return own(spantest.Request(n, first)) }
+func demo() []testSpan                { return own(spantest.Demo()) }
 
 func otlp(spans []testSpan) ptrace.Traces {
-	var all []tracetest.Span
+	var all []spantest.Span
 	for _, s := range spans {
-		all = append(all, tracetest.Span(s))
+		all = append(all, spantest.Span(s))
 	}
-	return tracetest.OTLP(all)
+	return spantest.OTLP(all)
 }
 
-func traces(spans []testSpan) []*trace.Trace {
-	all, _ := trace.FromOTLP(otlp(spans))
+func traces(from []testSpan) []*spans.Trace {
+	all, _ := spans.FromOTLP(otlp(from))
 	return all
 }
 

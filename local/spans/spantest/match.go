@@ -1,5 +1,5 @@
-// Package tracetest compares traces with the shape that a test expects.
-package tracetest
+// Package spantest compares traces with the shape that a test expects.
+package spantest
 
 import (
 	"cmp"
@@ -13,18 +13,18 @@ import (
 
 	"github.com/pmezard/go-difflib/difflib"
 
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
-// Match compares traces with text as trace.Shape returns it, in which a block's number may be a range ("0-2 traces")
+// Match compares traces with text as spans.Shape returns it, in which a block's number may be a range ("0-2 traces")
 // and the blocks may be in any order. The error shows the differences, line by line.
-func Match(want string, traces []*trace.Trace) error {
-	return match(want, trace.Shape(traces))
+func Match(want string, traces []*spans.Trace) error {
+	return match(want, spans.Shape(traces))
 }
 
 // MatchFold is Match for traces from Zipkin, which converts all names to lower case.
-func MatchFold(want string, traces []*trace.Trace) error {
-	return match(strings.ToLower(want), strings.ToLower(trace.Shape(traces)))
+func MatchFold(want string, traces []*spans.Trace) error {
+	return match(strings.ToLower(want), strings.ToLower(spans.Shape(traces)))
 }
 
 // block is a shape and how many traces may have it.

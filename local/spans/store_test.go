@@ -1,4 +1,4 @@
-package trace_test
+package spans_test
 
 import (
 	"fmt"
@@ -6,37 +6,37 @@ import (
 	"sync"
 	"testing"
 
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 func TestStoreKeepsTheNewestTracesAndCountsAllSpans(t *testing.T) {
-	s := trace.NewStore()
+	s := spans.NewStore()
 	id := func(n int) string { return fmt.Sprintf("%032x", n+1) }
-	part := func(n int) *trace.Trace { return &trace.Trace{ID: id(n), Spans: []*trace.Span{{TraceID: id(n)}}} }
-	for n := range trace.KeptTraces {
-		s.Add([]*trace.Trace{part(n)})
+	part := func(n int) *spans.Trace { return &spans.Trace{ID: id(n), Spans: []*spans.Span{{TraceID: id(n)}}} }
+	for n := range spans.KeptTraces {
+		s.Add([]*spans.Trace{part(n)})
 	}
-	s.Add([]*trace.Trace{part(0)}) // more spans don't make a trace newer
+	s.Add([]*spans.Trace{part(0)}) // more spans don't make a trace newer
 	if got := len(s.Trace(id(0)).Spans); got != 2 {
 		t.Errorf("the trace has %d spans, want 2", got)
 	}
-	s.Add([]*trace.Trace{part(trace.KeptTraces), part(trace.KeptTraces + 1)})
+	s.Add([]*spans.Trace{part(spans.KeptTraces), part(spans.KeptTraces + 1)})
 
 	all := s.Traces()
-	if len(all) != trace.KeptTraces || all[0].ID != id(2) || all[len(all)-1].ID != id(trace.KeptTraces+1) {
+	if len(all) != spans.KeptTraces || all[0].ID != id(2) || all[len(all)-1].ID != id(spans.KeptTraces+1) {
 		t.Errorf("%d traces are kept, from %s to %s", len(all), all[0].ID, all[len(all)-1].ID)
 	}
 	if s.Trace(id(0)) != nil || s.Trace(id(1)) != nil || s.Trace(id(2)) == nil {
 		t.Error("want the two oldest traces gone")
 	}
-	if got := s.Spans(); got != trace.KeptTraces+3 {
-		t.Errorf("%d spans are counted, want %d", got, trace.KeptTraces+3)
+	if got := s.Spans(); got != spans.KeptTraces+3 {
+		t.Errorf("%d spans are counted, want %d", got, spans.KeptTraces+3)
 	}
 }
 
 func TestATraceThatWasReadDoesNotChange(t *testing.T) {
-	s, parts := trace.NewStore(), traces(request(2, 1))
+	s, parts := spans.NewStore(), traces(request(2, 1))
 	s.Add(traces(request(2, 1)[:2]))
 	before := s.Trace(parts[0].ID)
 	s.Add(parts)
@@ -47,7 +47,7 @@ func TestATraceThatWasReadDoesNotChange(t *testing.T) {
 }
 
 func TestChangedTellsOfNewSpans(t *testing.T) {
-	s := trace.NewStore()
+	s := spans.NewStore()
 	changed := s.Changed()
 	s.Add(nil)
 	select {
@@ -72,7 +72,7 @@ func TestATraceKnowsItsServicesAndTimes(t *testing.T) {
 	if got := tr.Services(); !slices.Equal(got, []string{"client", "server", "worker"}) {
 		t.Errorf("the services are %v", got)
 	}
-	if !tr.Start().Equal(tracetest.Began.Add(2000*ms)) || tr.Duration() != 206*ms || tr.Failed() {
+	if !tr.Start().Equal(spantest.Began.Add(2000*ms)) || tr.Duration() != 206*ms || tr.Failed() {
 		t.Errorf("it starts at %v, takes %v, failed is %v", tr.Start(), tr.Duration(), tr.Failed())
 	}
 	backwards := traces([]testSpan{{1, 0, "a", "b", internal, 5 * ms, -2 * ms, "why", nil, nil}})[0]
