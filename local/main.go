@@ -211,7 +211,7 @@ func run(args []string) error {
 
 // printHops implements -hops.
 func printHops(ctx context.Context, root string, files []string) error {
-	address, err := compose.ViewerAddress(ctx, root, files)
+	address, err := runner.ViewerAddress(ctx, root, files)
 	if err != nil {
 		return err
 	}

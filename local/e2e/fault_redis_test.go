@@ -46,7 +46,7 @@ func startRedis(t *testing.T) *realRedis {
 
 func (r *realRedis) start() {
 	r.t.Helper()
-	project, err := compose.Load(r.t.Context(), projectRoot(r.t), []string{compose.File})
+	project, err := runner.Load(r.t.Context(), projectRoot(r.t), []string{compose.File})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -83,9 +82,7 @@ func Build(ctx context.Context, module, dir string, flagsAndPackages ...string) 
 	}
 	run := func(flags ...string) ([]byte, error) {
 		args := append([]string{"-C", module, "build", "-ldflags", "-s -w", "-o", dir + string(filepath.Separator)}, flags...)
-		cmd := exec.CommandContext(ctx, "go", append(args, flagsAndPackages...)...)
-		confine(cmd)
-		return cmd.CombinedOutput()
+		return command(ctx, "go", append(args, flagsAndPackages...)...).CombinedOutput()
 	}
 	out, err := run()
 	// Go can't find out the clone's commit if, for example, the clone belongs to another user. Then service.version is (devel).

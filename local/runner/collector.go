@@ -3,29 +3,49 @@ package runner
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
-	"os/exec"
 	"path"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/compose-spec/compose-go/v2/types"
 
 	"otel-demo/local/compose"
 	"otel-demo/local/poll"
 )
 
 // collector runs a real collector, with the YAML that the service mounts.
-type collector struct{}
+var collector = &kind{
+	name:     "collector",
+	images:   slices.Collect(maps.Keys(collectors)),
+	settings: []string{"image", "command", "environment", "env_file", "ports", "volumes", "tmpfs"},
+	scales:   true,
+	check: func(service types.ServiceConfig) error {
+		if _, tag := imageOf(service); tag != collectorVersion {
+			return fmt.Errorf("image: %s: the runner's collector is %s; keep local/go.mod and the image in sync",
+				service.Image, collectorVersion)
+		}
+		return nil
+	},
+	plan: planCollector,
+}
+
+// collectorVersion is the version of the modules in go.mod. The images must have the same.
+const collectorVersion = "0.165.0"
 
 // collectors are built from these folders. The image selects one, as in Docker.
 var collectors = map[string]struct{ folder, what, first string }{
-	compose.CollectorImage: {folder: "collector", what: "the collector"},
-	compose.ContribImage: {"collector/contrib", "the collector with contrib's components",
+	"otel/opentelemetry-collector": {folder: "collector", what: "the collector"},
+	"otel/opentelemetry-collector-contrib": {"collector/contrib", "the collector with contrib's components",
 		"this recipe needs the collector with contrib's components: the first build takes minutes, later runs reuse it"},
 }
 
-func (collector) plan(d *Demo, s *service) error {
-	from := collectors[compose.ImageName(s.ServiceConfig)]
+func planCollector(d *Demo, s *service) error {
+	image, _ := imageOf(s.ServiceConfig)
+	from := collectors[image]
 	binary := d.binary(path.Base(from.folder))
 	s.needs = d.build(from.what, "local")
 	s.needs.add("./" + from.folder)
@@ -42,19 +62,13 @@ func (collector) plan(d *Demo, s *service) error {
 	return err
 }
 
-// probe returns errNoProbe: the image has no program to run as a health check.
-func (collector) probe(context.Context, *Demo, *service) error { return errNoProbe }
-
 // untilItListens makes a collector's start wait until it listens where others will dial it. Compose starts the others
 // right away, and they retry until it listens; they would here too. But while a container is up before its neighbors, a
 // collector's process is not, so every start would log their failed attempts.
 func (d *Demo) untilItListens(s *service, p *process) {
 	var ready atomic.Bool // it has logged that it is ready
-	makeCommand, line := p.make, p.line
-	p.make = func() *exec.Cmd {
-		ready.Store(false)
-		return makeCommand()
-	}
+	starting, line := p.starting, p.line
+	p.starting = func() { ready.Store(false); starting() }
 	p.line = func(text string) {
 		if strings.Contains(text, "Everything is ready.") {
 			ready.Store(true)
@@ -89,7 +103,7 @@ func (d *Demo) collectorArguments(s *service, instance int) ([]string, error) {
 		return nil, err
 	}
 	// In its container, each serves its metrics on port 8888. Here, each needs its own port; its YAML may override it.
-	metrics, err := d.addresses.Get(compose.Port{Service: s.Name, Instance: instance, Number: 8888})
+	metrics, err := d.addresses.Assign(compose.Port{Service: s.Name, Instance: instance, Number: 8888})
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +122,7 @@ func (d *Demo) collectorArguments(s *service, instance int) ([]string, error) {
 			if value, err = d.mappedYAML(s, instance, strings.TrimPrefix(value, "file:"), onHost); err != nil {
 				return nil, fmt.Errorf("command: %w", err)
 			}
-		} else if value, err = d.addresses.InText(s.Name, instance, value); err != nil {
+		} else if value, err = d.addresses.Replace(s.Name, instance, value); err != nil {
 			return nil, fmt.Errorf("command: %s: %w", name, err)
 		}
 		args = append(args, name+"="+value)
@@ -124,14 +138,13 @@ func RunCollector(ctx context.Context, root string) error {
 	if b.run(ctx, d); b.err != nil {
 		return b.err
 	}
-	cmd := exec.CommandContext(ctx, d.binary("collector"),
+	cmd := command(ctx, d.binary("collector"),
 		`--config=yaml:receivers: {otlp: {protocols: {grpc: {endpoint: "127.0.0.1:4317"}}}}`,
 		"--config=yaml:exporters: {debug: {}}",
 		"--config=yaml:service: {pipelines: {traces: {receivers: [otlp], exporters: [debug]}}, "+
 			"telemetry: {metrics: {level: none}, logs: {disable_zap_resource: true}}}")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return terminate(cmd.Process) }
-	confine(cmd)
 	if err := cmd.Run(); ctx.Err() == nil {
 		return err
 	}

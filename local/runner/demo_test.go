@@ -76,12 +76,7 @@ func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 // Two files with the same name in different folders stay separate.
 func TestMountedFilesOfOneNameAreKeptApart(t *testing.T) {
 	dir := t.TempDir()
-	d := &Demo{dir: t.TempDir()}
-	project := &types.Project{}
-	var err error
-	if d.addresses, err = compose.NewAddresses(project, false, ""); err != nil {
-		t.Fatal(err)
-	}
+	d := &Demo{dir: t.TempDir(), addresses: compose.NewAddresses(&types.Project{})}
 	onHost := func(path string) string {
 		if strings.HasSuffix(path, ".yaml") {
 			return filepath.Join(dir, path)
@@ -153,13 +148,12 @@ func TestAReadOnlyCloneHasItsProgramsInTheCache(t *testing.T) {
 func TestPlacesAreOfWhatRuns(t *testing.T) {
 	config := types.ServiceConfig{Name: "prometheus"}
 	config.Image, config.Ports = "prom/prometheus:v3", []types.ServicePortConfig{{Published: "0", Target: 9090}}
-	addresses, err := compose.NewAddresses(&types.Project{Services: types.Services{"prometheus": config}}, false, "")
-	if err != nil {
+	s := &service{ServiceConfig: config, kind: prometheus}
+	d := &Demo{addresses: compose.NewAddresses(&types.Project{}), services: []*service{s}}
+	defer d.addresses.Release()
+	if err := d.assign(s); err != nil {
 		t.Fatal(err)
 	}
-	defer addresses.Release()
-	s := &service{ServiceConfig: config, kind: compose.Prometheus}
-	d := &Demo{addresses: addresses, services: []*service{s}}
 	if got := d.Places(); got != "" {
 		t.Errorf("nothing is running, but got: %s", got)
 	}

@@ -1,25 +1,38 @@
 package runner
 
 import (
-	"bufio"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
 	"otel-demo/local/compose"
 	"otel-demo/local/spans"
 )
 
-// hop is a collector's own metrics of spans: counts by outcome, and for exporters also by name.
-type hop struct {
-	received map[string]int            // accepted, refused, failed
-	exported map[string]map[string]int // by exporter: sent, send_failed, enqueue_failed
+// hop is a collector's own metrics of spans.
+type hop map[outcome]int
+
+// outcome is accepted, refused or failed for the receivers, whose exporter is "", and sent, send_failed or
+// enqueue_failed for an exporter.
+type outcome struct{ exporter, what string }
+
+// exporters returns the names of a collector's exporters.
+func (h hop) exporters() []string {
+	names := map[string]bool{}
+	for of := range h {
+		names[of.exporter] = true
+	}
+	delete(names, "")
+	return slices.Sorted(maps.Keys(names))
 }
 
 // Hops shows where spans are and were, in the order of their path.
@@ -37,7 +50,7 @@ type Hops struct {
 func (d *Demo) Hops() Hops {
 	h := Hops{sent: -1, hops: map[string]hop{}, arrived: map[string]int{}, kept: map[string]map[string]int{}}
 	for _, s := range slices.Backward(d.services) {
-		if s.kind != compose.Collector {
+		if s.kind != collector {
 			continue
 		}
 		now, err := d.readHop(s)
@@ -50,10 +63,12 @@ func (d *Demo) Hops() Hops {
 		}
 		now.add(before)
 		h.services, h.hops[s.Name] = append(h.services, s.Name), now
-		if d.addresses.DialedBy(s.Name, func(owner string) bool { return d.service(owner).kind == compose.Program }) {
+		if d.addresses.DialedBy(s.Name, func(owner string) bool { return d.service(owner).kind == program }) {
 			h.sent = max(h.sent, 0)
-			for _, n := range now.received {
-				h.sent += n
+			for of, n := range now {
+				if of.exporter == "" {
+					h.sent += n
+				}
 			}
 		}
 	}
@@ -82,58 +97,51 @@ func (d *Demo) countHop(s *service) {
 	d.counted[s.Name] = now
 }
 
-func (h *hop) add(other hop) {
-	for what, n := range other.received {
-		h.received[what] += n
-	}
-	for exporter, counts := range other.exported {
-		for what, n := range counts {
-			h.count(exporter, what, n)
-		}
+func (h hop) add(other hop) {
+	for of, n := range other {
+		h[of] += n
 	}
 }
-
-func (h *hop) count(exporter, what string, n int) {
-	if h.exported[exporter] == nil {
-		h.exported[exporter] = map[string]int{}
-	}
-	h.exported[exporter][what] += n
-}
-
-var (
-	spanMetric   = regexp.MustCompile(`^otelcol_(receiver|exporter)_(\w+)_spans(?:_total)?\{(.*)\} (\d+)`)
-	exporterName = regexp.MustCompile(`exporter="([^"]*)"`)
-)
 
 // readHop reads the current counts of all instances of a collector. It skips the debug exporter, which only logs.
 func (d *Demo) readHop(s *service) (hop, error) {
-	h := hop{received: map[string]int{}, exported: map[string]map[string]int{}}
-	client := http.Client{Timeout: time.Second}
-	defer client.CloseIdleConnections()
+	h := hop{}
 	for i := range s.instances {
-		response, err := client.Get("http://" + d.addresses.All()[compose.Port{Service: s.Name, Instance: i, Number: 8888}] + "/metrics")
+		samples, err := Metrics(d.addresses.All()[compose.Port{Service: s.Name, Instance: i, Number: 8888}])
 		if err != nil {
 			return h, err
 		}
-		lines := bufio.NewScanner(response.Body)
-		for lines.Scan() {
-			found := spanMetric.FindStringSubmatch(lines.Text())
-			if found == nil {
-				continue
+		for _, sample := range samples {
+			name, isSpans := strings.CutSuffix(strings.TrimSuffix(string(sample.Metric[model.MetricNameLabel]), "_total"), "_spans")
+			at, what, _ := strings.Cut(strings.TrimPrefix(name, "otelcol_"), "_")
+			exporter := string(sample.Metric["exporter"])
+			if isSpans && (at == "receiver" || at == "exporter") && exporter != "debug" {
+				h[outcome{exporter, what}] += int(sample.Value)
 			}
-			n, _ := strconv.Atoi(found[4]) // digits
-			if found[1] == "receiver" {
-				h.received[found[2]] += n
-			} else if exporter := exporterName.FindStringSubmatch(found[3]); exporter != nil && exporter[1] != "debug" {
-				h.count(exporter[1], found[2], n)
-			}
-		}
-		response.Body.Close()
-		if err := lines.Err(); err != nil {
-			return h, err
 		}
 	}
 	return h, nil
+}
+
+// Metrics reads all metrics that are exposed in Prometheus's format at an address.
+func Metrics(address string) (all model.Vector, err error) {
+	client := http.Client{Timeout: time.Second}
+	defer client.CloseIdleConnections()
+	response, err := client.Get("http://" + address + "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	decoder := expfmt.SampleDecoder{Dec: expfmt.NewDecoder(response.Body, expfmt.ResponseFormat(response.Header)), Opts: &expfmt.DecodeOptions{}}
+	for {
+		var samples model.Vector
+		if err := decoder.Decode(&samples); err == io.EOF {
+			return all, nil
+		} else if err != nil {
+			return nil, err
+		}
+		all = append(all, samples...)
+	}
 }
 
 // String returns one line: what each hop reported, and what was refused, failed or was dropped, if anything.
@@ -149,16 +157,16 @@ func (h Hops) String() string {
 			counts = append(counts, fmt.Sprintf("%d at %s", h.arrived[name], name))
 			continue
 		}
-		counts = append(counts, fmt.Sprintf("%d %s %s", of.received["accepted"], accepted, name))
+		counts = append(counts, fmt.Sprintf("%d %s %s", of[outcome{"", "accepted"}], accepted, name))
 		accepted = "by"
 		for _, what := range []string{"refused", "failed"} {
-			if n := of.received[what]; n > 0 {
+			if n := of[outcome{"", what}]; n > 0 {
 				losses = append(losses, fmt.Sprintf("%s %s %d", name, what, n))
 			}
 		}
-		for _, exporter := range slices.Sorted(maps.Keys(of.exported)) {
+		for _, exporter := range of.exporters() {
 			for _, loss := range []struct{ what, text string }{{"send_failed", "failed to send"}, {"enqueue_failed", "dropped"}} {
-				if n := of.exported[exporter][loss.what]; n > 0 {
+				if n := of[outcome{exporter, loss.what}]; n > 0 {
 					losses = append(losses, fmt.Sprintf("%s's exporter %s %s %d", name, exporter, loss.text, n))
 				}
 			}
@@ -186,13 +194,13 @@ func (h Hops) Table() string {
 			fmt.Fprintf(t, "%s\t%d\t\t\t\t\t\t\n", name, h.arrived[name])
 			continue
 		}
-		row := fmt.Sprintf("%s\t%d\t%d\t%d", name, of.received["accepted"], of.received["refused"], of.received["failed"])
-		for _, exporter := range slices.Sorted(maps.Keys(of.exported)) {
-			e := of.exported[exporter]
-			fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\n", row, exporter, e["sent"], e["send_failed"], e["enqueue_failed"])
+		row := fmt.Sprintf("%s\t%d\t%d\t%d", name, of[outcome{"", "accepted"}], of[outcome{"", "refused"}], of[outcome{"", "failed"}])
+		for _, exporter := range of.exporters() {
+			fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\n", row, exporter, of[outcome{exporter, "sent"}], of[outcome{exporter, "send_failed"}],
+				of[outcome{exporter, "enqueue_failed"}])
 			row = "\t\t\t"
 		}
-		if len(of.exported) == 0 {
+		if len(of.exporters()) == 0 {
 			fmt.Fprintf(t, "%s\t\t\t\t\n", row)
 		}
 	}

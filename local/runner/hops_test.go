@@ -1,14 +1,20 @@
 package runner
 
-import "testing"
+import (
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"otel-demo/local/compose"
+)
 
 func TestHopsNameWhatWasLost(t *testing.T) {
 	h := Hops{
 		sent: 40, services: []string{"agent", "collector", "zipkin"}, unknown: []string{"sampler"}, arrived: map[string]int{"zipkin": 20},
 		kept: map[string]map[string]int{"zipkin": {"gateway": 12, "orders\x1b": 8}, "jaeger": {"gateway": 12}},
 		hops: map[string]hop{
-			"agent":     {map[string]int{"accepted": 37, "refused": 3, "failed": 0}, map[string]map[string]int{"otlp_grpc": {"sent": 30, "send_failed": 7}}},
-			"collector": {map[string]int{"accepted": 30, "failed": 1}, map[string]map[string]int{"zipkin": {"sent": 20, "enqueue_failed": 10}}},
+			"agent":     {{"", "accepted"}: 37, {"", "refused"}: 3, {"", "failed"}: 0, {"otlp_grpc", "sent"}: 30, {"otlp_grpc", "send_failed"}: 7},
+			"collector": {{"", "accepted"}: 30, {"", "failed"}: 1, {"zipkin", "sent"}: 20, {"zipkin", "enqueue_failed"}: 10},
 		},
 	}
 	if want := "spans: 40 sent by the programs, 37 accepted by agent, 30 by collector, 20 at zipkin; agent refused 3, " +
@@ -32,4 +38,25 @@ orders\x1b  0       8
 	if got := (Hops{sent: -1, services: []string{"jaeger"}, arrived: map[string]int{"jaeger": 5}}).String(); got != "spans: 5 at jaeger" {
 		t.Errorf("without a collector: %s", got)
 	}
+}
+
+// A page of /hops may be requested while services are still being started and probed.
+func TestHopsCanBeReadWhileAServiceIsProbed(t *testing.T) {
+	options := Options{Root: filepath.Join("..", ".."), Binaries: t.TempDir(), FreePorts: true}
+	project, err := Load(t.Context(), options.Root, []string{compose.File})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDemo(options, project)
+	d.dir, d.counted["otel-agent"] = t.TempDir(), hop{}
+	if err := d.plan(project); err != nil {
+		t.Fatal(err)
+	}
+	d.addresses.Release() // so that reading metrics fails at once
+	var wait sync.WaitGroup
+	wait.Go(func() { d.Hops() })
+	for range 100 {
+		_ = probeProgram(t.Context(), d, d.service("server")) // there is no such program; only the race matters
+	}
+	wait.Wait()
 }

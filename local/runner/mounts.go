@@ -60,7 +60,7 @@ func (d *Demo) mappedYAML(s *service, instance int, container string, onHost fun
 	if file == container {
 		return "", fmt.Errorf("no volume mounts %s", container)
 	}
-	content, err := d.addresses.InFile(s.Name, instance, file, onHost)
+	content, err := d.addresses.ReplaceInFile(s.Name, instance, file, onHost)
 	if err != nil {
 		return "", err
 	}

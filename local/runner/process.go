@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -14,11 +17,13 @@ import (
 
 // process is one instance of a service that runs as a process. It can be started again after it has exited.
 type process struct {
-	name  string           // the service, with a number if there are several: worker-2
-	make  func() *exec.Cmd // a new command for each start
-	grace time.Duration    // how long it may take to stop gracefully
-	line  func(string)     // receives what it writes, line by line
-	ended func(*process)   // called when it exits without being stopped
+	name      string // the service, with a number if there are several: worker-2
+	path, dir string // what is executed, and where
+	args, env []string
+	grace     time.Duration // how long it may take to stop gracefully
+	line      func(string)  // receives what it writes, line by line
+	starting  func()        // called before each start
+	ended     func()        // called when it exits without being stopped
 
 	listens func(ctx context.Context) error // if set, waits until it listens
 
@@ -26,6 +31,76 @@ type process struct {
 	cmd     *exec.Cmd
 	done    chan struct{} // closed when it has exited
 	stopped bool          // it was told to stop
+}
+
+// command returns a command that is killed when ctx is done. All processes are started with it.
+func command(ctx context.Context, path string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, path, args...)
+	confine(cmd)
+	return cmd
+}
+
+// defaultGrace is how long Compose waits for a service to stop by default.
+const defaultGrace = 10 * time.Second
+
+// addProcesses adds a service's processes, each with the command that it executes.
+func (d *Demo) addProcesses(s *service, command func(instance int) (path string, args []string, err error)) error {
+	for i := range s.GetScale() {
+		p := &process{name: s.Name, dir: d.dir, grace: or(s.StopGracePeriod, defaultGrace)}
+		if s.GetScale() > 1 {
+			p.name = fmt.Sprintf("%s-%d", s.Name, i+1)
+		}
+		p.line = func(line string) { d.line(p.name, line) }
+		p.starting = func() { d.addresses.ReleaseFor(s.Name, i) }
+		p.ended = func() { d.ended(s, p) }
+		var err error
+		if p.path, p.args, err = command(i); err != nil {
+			return err
+		}
+		if p.env, err = d.environment(s, i); err != nil {
+			return err
+		}
+		s.instances = append(s.instances, p)
+	}
+	return nil
+}
+
+// arguments returns a container's arguments with this machine's addresses.
+func (d *Demo) arguments(s *service, instance int, container []string) ([]string, error) {
+	var args []string
+	for _, arg := range container {
+		mapped, err := d.addresses.Replace(s.Name, instance, arg)
+		if err != nil {
+			return nil, fmt.Errorf("command: %w", err)
+		}
+		args = append(args, mapped)
+	}
+	return args, nil
+}
+
+// environment returns what compose sets for a service, and the few variables that any process on this machine needs.
+// The user's other variables don't get through, least of all OTEL_ ones: a program's settings are in the compose file.
+func (d *Demo) environment(s *service, instance int) ([]string, error) {
+	env := []string{}
+	for _, name := range []string{"HOME", "PATH", "TMPDIR", "SystemRoot", "TEMP", "TMP", "USERPROFILE"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Environment)) {
+		if s.Environment[name] == nil {
+			continue
+		}
+		value := *s.Environment[name]
+		if !strings.HasSuffix(name, "_PROXY") { // which is outside the demo
+			var err error
+			if value, err = d.addresses.Replace(s.Name, instance, value); err != nil {
+				return nil, fmt.Errorf("environment.%s: %w", name, err)
+			}
+		}
+		env = append(env, name+"="+value)
+	}
+	return env, nil
 }
 
 func (p *process) start(ctx context.Context) error {
@@ -44,11 +119,11 @@ func (p *process) run() error {
 	if p.done != nil && !isClosed(p.done) {
 		return errors.New("it is already running")
 	}
-	cmd := p.make()
+	p.starting()
+	cmd := command(context.Background(), p.path, p.args...)
 	out := &lineWriter{line: p.line}
-	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = p.env, p.dir, out, out
 	cmd.WaitDelay = time.Second // another process may hold the pipe open
-	confine(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -62,7 +137,7 @@ func (p *process) run() error {
 		p.mu.Unlock()
 		close(done)
 		if !stopped {
-			p.ended(p)
+			p.ended()
 		}
 	}()
 	return nil
@@ -116,9 +191,8 @@ func (p *process) running() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.done == nil {
-		never := make(chan struct{})
-		close(never)
-		return never
+		p.done = make(chan struct{})
+		close(p.done)
 	}
 	return p.done
 }

@@ -3,19 +3,36 @@ package runner
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
-	"time"
+
+	"github.com/compose-spec/compose-go/v2/types"
 )
 
 // program is a service built from this project.
-type program struct{}
+var program = &kind{
+	name: "program",
+	is:   func(service types.ServiceConfig) bool { return service.Build != nil },
+	settings: []string{"build.context", "build.dockerfile", "build.args.CMD", "build.args.VERSION", "command",
+		"environment", "env_file", "healthcheck", "ports", "tmpfs"},
+	scales: true,
+	check:  checkProgram,
+	plan:   planProgram,
+	probe:  probeProgram,
+}
 
-func (program) plan(d *Demo, s *service) error {
+func checkProgram(service types.ServiceConfig) error {
+	if service.Build.Args["CMD"] == nil {
+		return fmt.Errorf("build.args.CMD is missing: want the name of a folder in cmd/")
+	}
+	if check := service.HealthCheck; check != nil && !check.Disable &&
+		(len(check.Test) < 2 || check.Test[0] != "CMD" || check.Test[1] != "/app") {
+		return fmt.Errorf(`healthcheck.test: %q: the runner supports only ["CMD", "/app", ...]`, check.Test)
+	}
+	return nil
+}
+
+func planProgram(d *Demo, s *service) error {
 	name := *s.Build.Args["CMD"]
 	if stat, err := os.Stat(filepath.Join(d.options.Root, "cmd", name)); err != nil || !stat.IsDir() {
 		return fmt.Errorf("build.args.CMD: %s: there is no folder cmd/%s", name, name)
@@ -29,90 +46,16 @@ func (program) plan(d *Demo, s *service) error {
 	})
 }
 
-// probe runs the program's own health check, in the environment of the service.
-func (program) probe(ctx context.Context, d *Demo, s *service) error {
+// probeProgram runs the program's own health check, in the environment of the service.
+func probeProgram(ctx context.Context, _ *Demo, s *service) error {
 	if s.HealthCheck == nil || s.HealthCheck.Disable {
 		return errNoProbe
 	}
-	env, err := d.environment(s, 0)
-	if err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, d.binary(*s.Build.Args["CMD"]), s.HealthCheck.Test[2:]...)
-	cmd.Env = env
-	confine(cmd)
+	p := s.processes()[0]
+	cmd := command(ctx, p.path, s.HealthCheck.Test[2:]...)
+	cmd.Env = p.env
 	return cmd.Run()
 }
 
-// defaultGrace is how long Compose waits for a service to stop by default.
-const defaultGrace = 10 * time.Second
-
-// addProcesses adds a service's processes, each with the command that it executes.
-func (d *Demo) addProcesses(s *service, command func(instance int) (path string, args []string, err error)) error {
-	n := s.GetScale()
-	for i := range n {
-		name := s.Name
-		if n > 1 {
-			name = fmt.Sprintf("%s-%d", s.Name, i+1)
-		}
-		path, args, err := command(i)
-		if err != nil {
-			return err
-		}
-		env, err := d.environment(s, i)
-		if err != nil {
-			return err
-		}
-		s.instances = append(s.instances, &process{
-			name:  name,
-			grace: or(s.StopGracePeriod, defaultGrace),
-			line:  func(line string) { d.line(name, line) },
-			ended: func(p *process) { d.ended(s, p) },
-			make: func() *exec.Cmd {
-				d.addresses.ReleaseFor(s.Name, i)
-				cmd := exec.Command(path, args...)
-				cmd.Env, cmd.Dir = env, d.dir
-				return cmd
-			},
-		})
-	}
-	return nil
-}
-
-// arguments returns a container's arguments with this machine's addresses.
-func (d *Demo) arguments(s *service, instance int, container []string) ([]string, error) {
-	var args []string
-	for _, arg := range container {
-		mapped, err := d.addresses.InText(s.Name, instance, arg)
-		if err != nil {
-			return nil, fmt.Errorf("command: %w", err)
-		}
-		args = append(args, mapped)
-	}
-	return args, nil
-}
-
-// environment returns what compose sets for a service, and the few variables that any process on this machine needs.
-// The user's other variables don't get through, least of all OTEL_ ones: a program's settings are in the compose file.
-func (d *Demo) environment(s *service, instance int) ([]string, error) {
-	env := []string{}
-	for _, name := range []string{"HOME", "PATH", "TMPDIR", "SystemRoot", "TEMP", "TMP", "USERPROFILE"} {
-		if value, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+value)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.Environment)) {
-		if s.Environment[name] == nil {
-			continue
-		}
-		value := *s.Environment[name]
-		if !strings.HasSuffix(name, "_PROXY") { // which is outside the demo
-			var err error
-			if value, err = d.addresses.InText(s.Name, instance, value); err != nil {
-				return nil, fmt.Errorf("environment.%s: %w", name, err)
-			}
-		}
-		env = append(env, name+"="+value)
-	}
-	return env, nil
-}
+// isClient reports whether a service makes its requests and exits. All other programs run until they are stopped.
+func (s *service) isClient() bool { return s.Build != nil && *s.Build.Args["CMD"] == "client" }

@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,14 +13,19 @@ import (
 )
 
 // prometheus runs the program of that name on the PATH. If there is none, the service is left out.
-type prometheus struct{}
+var prometheus = &kind{
+	name:     "prometheus",
+	images:   []string{"prom/prometheus"},
+	settings: []string{"image", "command", "ports", "volumes", "tmpfs"},
+	plan:     planPrometheus,
+}
 
 // prometheusDefault are the image's arguments, used if compose gives none.
 var prometheusDefault = []string{"--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"}
 
 var localAddress = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 
-func (prometheus) plan(d *Demo, s *service) error {
+func planPrometheus(d *Demo, s *service) error {
 	onHost, err := d.mounts(s, 0)
 	if err != nil {
 		return err
@@ -59,11 +63,9 @@ func (prometheus) plan(d *Demo, s *service) error {
 			"it would scrape http://%s/metrics", s.Name, strings.Join(slices.Compact(targets), "/metrics, http://")))
 		return nil
 	}
-	address, err := d.addresses.Get(compose.Port{Service: s.Name, Number: 9090})
+	address, err := d.addresses.Assign(compose.Port{Service: s.Name, Number: 9090})
 	if err != nil {
 		return err
 	}
 	return d.addProcesses(s, func(int) (string, []string, error) { return path, append(args, "--web.listen-address="+address), nil })
 }
-
-func (prometheus) probe(context.Context, *Demo, *service) error { return errNoProbe }

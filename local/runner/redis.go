@@ -1,23 +1,65 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
+	"slices"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	goredis "github.com/redis/go-redis/v9"
+	"github.com/compose-spec/compose-go/v2/types"
 
 	"otel-demo/local/compose"
 	"otel-demo/local/poll"
 )
 
 // redis is miniredis in the runner, or the server that Options.RedisURL names.
-type redis struct{}
+var redis = &kind{
+	name:     "redis",
+	images:   []string{"redis"},
+	settings: []string{"image", "command", "healthcheck", "ports", "tmpfs"},
+	ports:    []int{6379},
+	check:    checkRedis,
+	assign:   assignRedis,
+	plan:     planRedis,
+	probe:    probePort(6379),
+}
 
-func (redis) plan(d *Demo, s *service) error {
+// redisOptions describe what the runner's Redis does anyway: it stores nothing on disk and has no authentication. But it
+// has no limit for a message's size; only programs on this machine can send it one.
+var redisOptions = map[string]string{"--save": "", "--appendonly": "no", "--protected-mode": "no", "--proto-max-bulk-len": "1mb"}
+
+func checkRedis(service types.ServiceConfig) error {
+	args := service.Command
+	if len(args) > 0 && args[0] == "redis-server" {
+		args = args[1:]
+	}
+	for option := range slices.Chunk(args, 2) {
+		if want, ok := redisOptions[option[0]]; !ok || len(option) != 2 || option[1] != want {
+			return fmt.Errorf("command: %q: the runner's redis doesn't support this", option)
+		}
+	}
+	return nil
+}
+
+func assignRedis(d *Demo, s *service) error {
+	if d.options.RedisURL == "" {
+		return d.assign(s)
+	}
+	u, err := url.Parse(d.options.RedisURL)
+	if err != nil || u.Hostname() == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
+		return errors.New("REDIS_URL (not shown, as it may hold a password): want a URL such as redis://localhost:6379/0")
+	}
+	address := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "6379"))
+	d.addresses.AddRunning(compose.Port{Service: s.Name, Number: 6379}, address, d.options.RedisURL)
+	return nil
+}
+
+func planRedis(d *Demo, s *service) error {
 	if d.options.RedisURL != "" {
 		return nil // it is already running
 	}
@@ -30,58 +72,4 @@ func (redis) plan(d *Demo, s *service) error {
 		})
 	}}}
 	return nil
-}
-
-func (redis) probe(ctx context.Context, d *Demo, s *service) error { return d.dial(ctx, s, 6379) }
-
-// redisCLI repeats a command. In a container, redis-cli would do it.
-type redisCLI struct{}
-
-func (redisCLI) plan(d *Demo, s *service) error {
-	args, err := d.arguments(s, 0, s.Command[1:])
-	if err != nil {
-		return err
-	}
-	redisURL, pause, command, err := compose.RepeatedCommand(args)
-	if err != nil {
-		return fmt.Errorf("command: %w", err)
-	}
-	options, err := goredis.ParseURL(redisURL)
-	if err != nil {
-		return fmt.Errorf("command: %w", err)
-	}
-	s.instances = []instance{&server{open: func() (func(), error) {
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			client := goredis.NewClient(options)
-			defer client.Close()
-			for reported := false; ctx.Err() == nil; {
-				err := client.Do(ctx, command...).Err()
-				if err != nil && !errors.Is(err, goredis.Nil) && ctx.Err() == nil && !reported {
-					d.line(s.Name, err.Error())
-					reported = true
-				}
-				select {
-				case <-time.After(pause):
-				case <-ctx.Done():
-				}
-			}
-		}()
-		return func() { cancel(); <-done }, nil
-	}}}
-	return nil
-}
-
-func (redisCLI) probe(context.Context, *Demo, *service) error { return errNoProbe }
-
-// dial returns an error unless a service listens on a port.
-func (d *Demo) dial(ctx context.Context, s *service, port int) error {
-	dialer := net.Dialer{Timeout: 3 * time.Second}
-	conn, err := dialer.DialContext(ctx, "tcp", d.addresses.All()[compose.Port{Service: s.Name, Number: port}])
-	if err != nil {
-		return err
-	}
-	return conn.Close()
 }
