@@ -36,8 +36,8 @@ func TestStoreKeepsTheNewestTracesAndCountsAllSpans(t *testing.T) {
 }
 
 func TestATraceThatWasReadDoesNotChange(t *testing.T) {
-	s, parts := spans.NewStore(), traces(request(2, 1))
-	s.Add(traces(request(2, 1)[:2]))
+	s, parts := spans.NewStore(), spantest.Traces(spantest.Request(2, 1))
+	s.Add(spantest.Traces(spantest.Request(2, 1)[:2]))
 	before := s.Trace(parts[0].ID)
 	s.Add(parts)
 	s.Add(parts)
@@ -59,7 +59,7 @@ func TestChangedTellsOfNewSpans(t *testing.T) {
 	for range 3 {
 		wait.Go(func() { <-changed })
 	}
-	s.Add(traces(request(2, 1)))
+	s.Add(spantest.Traces(spantest.Request(2, 1)))
 	wait.Wait()
 	if s.Changed() == changed {
 		t.Error("the next change is not reported")
@@ -67,7 +67,7 @@ func TestChangedTellsOfNewSpans(t *testing.T) {
 }
 
 func TestATraceKnowsItsServicesAndTimes(t *testing.T) {
-	tr := traces(request(2, 1))[0]
+	tr := spantest.Traces(spantest.Request(2, 1))[0]
 	slices.Reverse(tr.Spans)
 	if got := tr.Services(); !slices.Equal(got, []string{"client", "server", "worker"}) {
 		t.Errorf("the services are %v", got)
@@ -75,7 +75,7 @@ func TestATraceKnowsItsServicesAndTimes(t *testing.T) {
 	if !tr.Start().Equal(spantest.Began.Add(2000*ms)) || tr.Duration() != 206*ms || tr.Failed() {
 		t.Errorf("it starts at %v, takes %v, failed is %v", tr.Start(), tr.Duration(), tr.Failed())
 	}
-	backwards := traces([]testSpan{{1, 0, "a", "b", internal, 5 * ms, -2 * ms, "why", nil, nil}})[0]
+	backwards := spantest.Traces([]spantest.Span{{Trace: 1, Service: "a", Name: "b", Kind: "internal", At: 5 * ms, Took: -2 * ms, Failed: "why"}})[0]
 	if backwards.Duration() != 0 || backwards.Spans[0].Duration() != 0 || !backwards.Failed() {
 		t.Errorf("a span that ends before it starts takes %v, failed is %v", backwards.Duration(), backwards.Failed())
 	}

@@ -8,12 +8,13 @@ import (
 	"unicode/utf8"
 
 	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
-func tree(t *testing.T, from []testSpan, opt spans.TreeOptions) string {
+func tree(t *testing.T, from []spantest.Span, opt spans.TreeOptions) string {
 	t.Helper()
 	var b strings.Builder
-	if err := spans.WriteTree(&b, traces(from)[0], opt); err != nil {
+	if err := spans.WriteTree(&b, spantest.Traces(from)[0], opt); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -49,7 +50,7 @@ client  make request             12.0 ms
           worker  process work    200 ms
 `,
 	} {
-		if got := tree(t, request(2, 1), spans.TreeOptions{Width: width}); got != want {
+		if got := tree(t, spantest.Request(2, 1), spans.TreeOptions{Width: width}); got != want {
 			t.Errorf("at width %d the tree is\n%s\nwant\n%s", width, got, want)
 		}
 	}
@@ -58,7 +59,7 @@ client  make request             12.0 ms
 var ansi = regexp.MustCompile("\x1b\\[[0-9]*m")
 
 func TestTreeInColorIsTheSameText(t *testing.T) {
-	from := append(request(2, 1), testSpan{2, 1, "worker", "example error", internal, 2100 * ms, 2 * ms, "no reason", nil, nil})
+	from := append(spantest.Request(2, 1), spantest.Span{Trace: 2, Parent: 1, Service: "worker", Name: "example error", Kind: "internal", At: 2100 * ms, Took: 2 * ms, Failed: "no reason"})
 	for width := range 130 {
 		plain, colored := tree(t, from, spans.TreeOptions{Width: width}), tree(t, from, spans.TreeOptions{Width: width, Color: true})
 		if ansi.ReplaceAllString(colored, "") != plain || strings.Contains(plain, "\x1b") {
@@ -83,7 +84,7 @@ func TestTreeInColorIsTheSameText(t *testing.T) {
 
 func TestTreeShowsASpanThatTakesNoTime(t *testing.T) {
 	for _, at := range []time.Duration{0, 50 * ms, 100 * ms} {
-		from := []testSpan{{2, 0, "a", "b", internal, 0, 100 * ms, "", nil, nil}, {2, 1, "a", "b", internal, at, 0, "", nil, nil}}
+		from := []spantest.Span{{Trace: 2, Service: "a", Name: "b", Kind: "internal", Took: 100 * ms}, {Trace: 2, Parent: 1, Service: "a", Name: "b", Kind: "internal", At: at}}
 		lines := strings.Split(tree(t, from, spans.TreeOptions{}), "\n")
 		if strings.Count(lines[2], "█") != 1 || utf8.RuneCountInString(lines[2]) != 80 {
 			t.Errorf("at %v: %q", at, lines[2])
@@ -92,9 +93,9 @@ func TestTreeShowsASpanThatTakesNoTime(t *testing.T) {
 }
 
 func TestTreeNamesTheTraceThatASpanLinksTo(t *testing.T) {
-	from := []testSpan{
-		{3, 0, "worker", "process work", consumer, 0, ms, "", nil, []int{2}},
-		{2, 0, "server", "publish work", producer, 0, ms, "", nil, nil},
+	from := []spantest.Span{
+		{Trace: 3, Service: "worker", Name: "process work", Kind: "consumer", Took: ms, Link: []int{2}},
+		{Trace: 2, Service: "server", Name: "publish work", Kind: "producer", Took: ms},
 	}
 	if got := tree(t, from, spans.TreeOptions{}); !strings.Contains(got, "process work → trace 01000000") {
 		t.Error(got)
@@ -102,7 +103,7 @@ func TestTreeNamesTheTraceThatASpanLinksTo(t *testing.T) {
 }
 
 func TestTreeOfAHostileTrace(t *testing.T) {
-	got := tree(t, []testSpan{{1, 0, "a\x1b]0;title\a", "\x1b[2J\n", internal, 0, 0, "\r", nil, nil}}, spans.TreeOptions{Width: 90})
+	got := tree(t, []spantest.Span{{Trace: 1, Service: "a\x1b]0;title\a", Name: "\x1b[2J\n", Kind: "internal", Failed: "\r"}}, spans.TreeOptions{Width: 90})
 	if strings.ContainsAny(got, "\x1b\a\r") || strings.Count(got, "\n") != 2 {
 		t.Errorf("%q", got)
 	}

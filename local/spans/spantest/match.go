@@ -27,20 +27,23 @@ func MatchFold(want string, traces []*spans.Trace) error {
 	return match(strings.ToLower(want), strings.ToLower(spans.Shape(traces)))
 }
 
-// block is a shape and how many traces may have it.
-type block struct {
-	min, max int
-	shape    string // lines, each with its newline
-}
+// counts are how many traces may have a shape.
+type counts struct{ min, max int }
 
-func (b block) String() string {
-	count, traces := strconv.Itoa(b.min), "traces"
-	if b.max != b.min {
-		count = fmt.Sprintf("%d-%d", b.min, b.max)
-	} else if b.max == 1 {
-		traces = "trace"
+// text writes shapes with their counts, sorted, so that similar ones face each other when two texts are compared.
+func text(blocks map[string]counts) string {
+	var all []string
+	for _, shape := range slices.Sorted(maps.Keys(blocks)) {
+		n := blocks[shape]
+		first := fmt.Sprintf("%d-%d traces", n.min, n.max)
+		if n.min == 1 && n.max == 1 {
+			first = "1 trace"
+		} else if n.min == n.max {
+			first = fmt.Sprintf("%d traces", n.min)
+		}
+		all = append(all, first+"\n"+shape)
 	}
-	return count + " " + traces + "\n" + b.shape
+	return strings.Join(all, "\n")
 }
 
 func match(want, got string) error {
@@ -48,67 +51,31 @@ func match(want, got string) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the expected shape: %w", err)
 	}
-	came := map[string]int{}
-	blocks, err := parse(got)
+	came, err := parse(got)
 	if err != nil {
 		return err
 	}
-	for _, b := range blocks {
-		came[b.shape] += b.min
-	}
-
-	// Each wanted block is paired with what came instead: the same shape in another number, or the most similar shape.
-	var left, right []string
-	var unmet []block
-	for _, w := range wanted {
-		n, ok := came[w.shape]
-		delete(came, w.shape)
-		switch {
-		case w.min <= n && n <= w.max:
-			left, right = append(left, w.String()), append(right, w.String())
-		case ok:
-			left, right = append(left, w.String()), append(right, block{n, n, w.shape}.String())
-		default:
-			unmet = append(unmet, w)
+	for shape, want := range wanted {
+		if n := came[shape].min; want.min <= n && n <= want.max {
+			came[shape] = want
 		}
 	}
-	for _, w := range unmet {
-		left = append(left, w.String())
-		if shape := mostSimilar(w.shape, came); shape != "" {
-			right = append(right, block{came[shape], came[shape], shape}.String())
-			delete(came, shape)
-		}
-	}
-	for _, shape := range slices.Sorted(maps.Keys(came)) {
-		right = append(right, block{came[shape], came[shape], shape}.String())
-	}
-	if slices.Equal(left, right) {
+	if maps.Equal(wanted, came) {
 		return nil
 	}
 	diff, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-		A: difflib.SplitLines(strings.Join(left, "\n")), FromFile: "want",
-		B: difflib.SplitLines(strings.Join(right, "\n")), ToFile: "got",
+		A: difflib.SplitLines(text(wanted)), FromFile: "want",
+		B: difflib.SplitLines(text(came)), ToFile: "got",
 		Context: 100,
 	})
 	return cmp.Or(err, errors.New("the traces don't have the expected shape:\n"+diff))
 }
 
-// mostSimilar returns the shape that shares the most lines with another, or "" if no shape shares any.
-func mostSimilar(to string, shapes map[string]int) (found string) {
-	best := 0.0
-	for _, shape := range slices.Sorted(maps.Keys(shapes)) {
-		if ratio := difflib.NewMatcher(strings.Split(to, "\n"), strings.Split(shape, "\n")).Ratio(); ratio > best {
-			best, found = ratio, shape
-		}
-	}
-	return found
-}
-
 var firstLine = regexp.MustCompile(`^(\d{1,9})(?:-(\d{1,9}))? traces?$`)
 
-func parse(text string) ([]block, error) {
-	var blocks []block
-	seen := map[string]bool{}
+// parse returns the shapes in a text, each with its counts.
+func parse(text string) (map[string]counts, error) {
+	blocks := map[string]counts{}
 	text = strings.ReplaceAll(text, "\r\n", "\n") // a checkout on Windows
 	for _, lines := range regexp.MustCompile(`\n{2,}`).Split(strings.Trim(text, "\n"), -1) {
 		if lines == "" {
@@ -119,17 +86,16 @@ func parse(text string) ([]block, error) {
 		if found == nil {
 			return nil, fmt.Errorf("%q: want a line such as \"5 traces\" or \"0-2 traces\"", first)
 		}
-		if shape == "" || seen[shape] {
+		if _, seen := blocks[shape+"\n"]; seen || shape == "" {
 			return nil, fmt.Errorf("%q is followed by no spans, or by spans that appear in the text twice", first)
 		}
-		seen[shape] = true
-		b := block{shape: shape + "\n"}
-		b.min, _ = strconv.Atoi(found[1])
-		b.max, _ = strconv.Atoi(cmp.Or(found[2], found[1]))
-		if b.max < b.min {
+		var n counts
+		n.min, _ = strconv.Atoi(found[1])
+		n.max, _ = strconv.Atoi(cmp.Or(found[2], found[1]))
+		if n.max < n.min {
 			return nil, fmt.Errorf("%q: the range ends before it begins", first)
 		}
-		blocks = append(blocks, b)
+		blocks[shape+"\n"] = n
 	}
 	return blocks, nil
 }

@@ -19,7 +19,7 @@ var Began = time.Date(2026, 11, 23, 18, 0, 0, 0, time.UTC)
 type Span struct {
 	Trace, Parent int
 	Service, Name string
-	Kind          ptrace.SpanKind
+	Kind          string
 	At, Took      time.Duration
 	Failed        string
 	Attributes    map[string]any
@@ -29,6 +29,9 @@ type Span struct {
 // TraceID returns the id of trace n.
 func TraceID(n int) pcommon.TraceID { return pcommon.TraceID{14: byte(n >> 8), 15: byte(n), 0: 1} }
 func spanID(n int) pcommon.SpanID   { return pcommon.SpanID{6: byte(n >> 8), 7: byte(n), 0: 1} }
+
+var kinds = map[string]ptrace.SpanKind{"internal": ptrace.SpanKindInternal, "server": ptrace.SpanKindServer,
+	"client": ptrace.SpanKindClient, "producer": ptrace.SpanKindProducer, "consumer": ptrace.SpanKindConsumer}
 
 // OTLP puts each span into its own ResourceSpans, the way spans from many processes arrive.
 func OTLP(spans []Span) ptrace.Traces {
@@ -45,7 +48,7 @@ func OTLP(spans []Span) ptrace.Traces {
 			span.SetParentSpanID(spanID(from.Parent))
 		}
 		span.SetName(from.Name)
-		span.SetKind(from.Kind)
+		span.SetKind(kinds[from.Kind])
 		span.SetStartTimestamp(pcommon.NewTimestampFromTime(Began.Add(from.At)))
 		span.SetEndTimestamp(pcommon.NewTimestampFromTime(Began.Add(from.At + from.Took)))
 		if from.Failed != "" {
@@ -64,14 +67,7 @@ func OTLP(spans []Span) ptrace.Traces {
 	return traces
 }
 
-const (
-	internal = ptrace.SpanKindInternal
-	server   = ptrace.SpanKindServer
-	client   = ptrace.SpanKindClient
-	producer = ptrace.SpanKindProducer
-	consumer = ptrace.SpanKindConsumer
-	ms       = time.Millisecond
-)
+const ms = time.Millisecond
 
 // Request returns the demo's trace of a request as trace n, whose first span is at position first.
 func Request(n, first int) []Span {
@@ -80,24 +76,23 @@ func Request(n, first int) []Span {
 	work := map[string]any{"messaging.destination.name": "work", "user.name": "donuts"}
 	at := time.Duration(n) * time.Second
 	return []Span{
-		{n, 0, "client", "make request", internal, at, 12 * ms, "", nil, nil},
-		{n, first, "client", "HTTP GET", client, at + 1*ms, 10 * ms, "", status, nil},
-		{n, first + 1, "server", "GET /hello", server, at + 2*ms, 8 * ms, "", route, nil},
-		{n, first + 2, "server", "handle request", internal, at + 3*ms, 6 * ms, "", nil, nil},
-		{n, first + 3, "server", "publish work", producer, at + 4*ms, 3 * ms, "", queue, nil},
-		{n, first + 4, "worker", "process work", consumer, at + 6*ms, 200 * ms, "", work, []int{first + 4}},
-		{n, first + 4, "server", "publish", client, at + 5*ms, 1 * ms, "", nil, nil},
+		{n, 0, "client", "make request", "internal", at, 12 * ms, "", nil, nil},
+		{n, first, "client", "HTTP GET", "client", at + 1*ms, 10 * ms, "", status, nil},
+		{n, first + 1, "server", "GET /hello", "server", at + 2*ms, 8 * ms, "", route, nil},
+		{n, first + 2, "server", "handle request", "internal", at + 3*ms, 6 * ms, "", nil, nil},
+		{n, first + 3, "server", "publish work", "producer", at + 4*ms, 3 * ms, "", queue, nil},
+		{n, first + 4, "worker", "process work", "consumer", at + 6*ms, 200 * ms, "", work, []int{first + 4}},
+		{n, first + 4, "server", "publish", "client", at + 5*ms, 1 * ms, "", nil, nil},
 	}
 }
 
-// Demo returns the spans that the demo makes by default.
+// Demo returns the spans that the demo produces by default.
 func Demo() []Span {
-	var spans []Span
-	spans = append(spans, Span{1, 0, "client", "wait for server", internal, 0, 30 * ms, "", nil, nil})
+	var all []Span
 	for n := range 5 {
-		spans = append(spans, Request(n+2, len(spans)+1)...)
+		all = append(all, Request(n+2, len(all)+1)...)
 	}
-	return append(spans, Span{7, 0, "client", "example error", internal, 8 * time.Second, 2 * ms, "no reason", nil, nil})
+	return append(all, Span{7, 0, "client", "example error", "internal", 8 * time.Second, 2 * ms, "no reason", nil, nil})
 }
 
 // Traces returns spans as a store would receive them.
@@ -118,9 +113,6 @@ client  make request  internal
 
 1 trace
 client  example error  internal  error
-
-1 trace
-client  wait for server  internal
 `
 
 // Everything returns a trace that uses everything that OTLP has.
@@ -153,16 +145,6 @@ func Everything() ptrace.Traces {
 	failed.Status().SetMessage("no <reason>")
 	span(5).Links().At(0).Attributes().PutStr("why", "it published")
 	return all
-}
-
-// BlockOf returns the block of a shape that contains a name.
-func BlockOf(shape, name string) string {
-	for block := range strings.SplitSeq(shape, "\n\n") {
-		if strings.Contains(block, name) {
-			return strings.TrimSpace(block) + "\n"
-		}
-	}
-	return ""
 }
 
 // Nested returns an OTLP request of about that size, whose one attribute is nested as deep as fits.
