@@ -28,7 +28,6 @@ const usage = `Runs the demo in docker-compose.yml without Docker, until you pre
   go run -C local . [-f FILE]... [-recipe NAME] [-case NAME] [-once [-wait DURATION]] [-shape]
   go run -C local . [-f FILE]... [-recipe NAME] [-case NAME] -load RATE[,RATE]... [-for DURATION] [-json]
   go run -C local . -hops
-  go run -C local . -collector
 
   -f FILE         a compose file to merge into docker-compose.yml, relative to the project's folder; can be repeated
   -recipe NAME    the same as -f recipes/NAME/docker-compose.yml; NAME/VARIANT for docker-compose.VARIANT.yml
@@ -43,7 +42,6 @@ const usage = `Runs the demo in docker-compose.yml without Docker, until you pre
   -json           with -load: print the report as JSON, one line per rate
   -hops           only print where the spans of a running demo are, hop by hop and service by service; use the same -f,
                   -recipe and -case as for the demo. The demo's viewer shows the same at /hops
-  -collector      only start a collector on localhost:4317 that discards all spans, for the benchmarks in pkg
 
 Traces go to standard output, everything else to standard error. Set REDIS_URL to use your own Redis.
 `
@@ -86,13 +84,12 @@ type usageError struct{ error }
 
 // flags holds the parsed command line.
 type flags struct {
-	files           []string
-	once, shape     bool
-	wait            time.Duration
-	rates           []int // of -load
-	duration        time.Duration
-	json, collector bool
-	hops            bool
+	files       []string
+	once, shape bool
+	wait        time.Duration
+	rates       []int // of -load
+	duration    time.Duration
+	json, hops  bool
 }
 
 func parseFlags(root string, args []string) (flags, error) {
@@ -117,7 +114,6 @@ func parseFlags(root string, args []string) (flags, error) {
 	set.DurationVar(&f.duration, "for", time.Minute, "")
 	set.BoolVar(&f.json, "json", false, "")
 	set.BoolVar(&f.hops, "hops", false, "")
-	set.BoolVar(&f.collector, "collector", false, "")
 	if err := set.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return f, err
@@ -141,8 +137,6 @@ func parseFlags(root string, args []string) (flags, error) {
 		return f, usageError{errors.New("-load stops by itself and prints a report: don't use -once or -shape with it")}
 	case f.hops && (f.once || f.shape || f.rates != nil):
 		return f, usageError{errors.New("-hops queries a running demo: use only -f, -recipe and -case with it")}
-	case f.collector && len(isSet) > 1:
-		return f, usageError{errors.New("-collector starts nothing else: don't use other flags with it")}
 	}
 	return f, nil
 }
@@ -177,8 +171,6 @@ func run(args []string) error {
 	console := newConsole(stop)
 	options := runner.Options{Root: root, Files: f.files, RedisURL: os.Getenv("REDIS_URL"), Line: console.line, Kill: kill}
 	switch {
-	case f.collector:
-		return runner.RunCollector(ctx, root)
 	case f.hops:
 		return printHops(ctx, root, f.files)
 	case f.rates != nil:

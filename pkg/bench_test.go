@@ -92,7 +92,7 @@ func traceBy(b *testing.B, way string) (begin func()) {
 	if way == exported {
 		endpoint := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")
 		if endpoint == "" {
-			b.Skip("needs a collector: `go run -C local . -collector`, and OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317")
+			b.Skip("needs a collector: `go run -C local . -f docs/performance/collector.yml`, and OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317")
 		}
 		var err error
 		if s.next, err = otlptracegrpc.New(b.Context(), otlptracegrpc.WithEndpointURL(endpoint)); err != nil {

@@ -94,6 +94,11 @@ func (a *Addresses) Assign(p Port) (string, error) {
 	return a.of[p], nil
 }
 
+// Of returns the address of a port, or "" if none is assigned.
+func (a *Addresses) Of(service string, instance, number int) string {
+	return a.of[Port{service, instance, number}]
+}
+
 // All returns all assigned addresses.
 func (a *Addresses) All() map[Port]string { return maps.Clone(a.of) }
 

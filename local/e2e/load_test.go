@@ -4,19 +4,17 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
+	"otel-demo/local/compose"
 	"otel-demo/local/load"
 	"otel-demo/local/runner"
 	"otel-demo/local/spans"
@@ -241,27 +239,11 @@ func TestLoadReportsBothSides(t *testing.T) {
 	}
 }
 
-func TestCollectorAloneListens(t *testing.T) {
-	if !isFree("127.0.0.1:4317") {
-		t.Skip("port 4317 is taken")
-	}
-	cmd := exec.Command(binary(t, "local"), "-collector")
-	cmd.Dir = projectRoot(t)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if it hasn't exited
-	eventually(t, "the collector to listen", func() bool {
-		connection, err := net.Dial("tcp", "127.0.0.1:4317")
-		if err == nil {
-			_ = connection.Close() // it was only a check
-		}
-		return err == nil
-	})
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
+// The benchmarks in pkg export to it.
+func TestACollectorStartsAlone(t *testing.T) {
+	t.Parallel()
+	d, _ := startDemoWith(t, runner.Options{Files: []string{compose.File, "docs/performance/collector.yml"}})
+	if got := d.Hops().String(); got != "spans: 0 accepted by otel-agent" {
+		t.Errorf("got %s", got)
 	}
 }

@@ -129,24 +129,3 @@ func (d *Demo) collectorArguments(s *service, instance int) ([]string, error) {
 	}
 	return args, nil
 }
-
-// RunCollector runs a collector with the core distribution's components until ctx is done. It listens on localhost:4317
-// and discards all spans.
-func RunCollector(ctx context.Context, root string) error {
-	d := &Demo{options: Options{Root: root, Line: func(_, line string) { fmt.Fprintln(os.Stderr, line) }}}
-	b := &build{what: "the collector", module: "local", packages: []string{"./collector"}, done: make(chan struct{})}
-	if b.run(ctx, d); b.err != nil {
-		return b.err
-	}
-	cmd := command(ctx, d.binary("collector"),
-		`--config=yaml:receivers: {otlp: {protocols: {grpc: {endpoint: "127.0.0.1:4317"}}}}`,
-		"--config=yaml:exporters: {debug: {}}",
-		"--config=yaml:service: {pipelines: {traces: {receivers: [otlp], exporters: [debug]}}, "+
-			"telemetry: {metrics: {level: none}, logs: {disable_zap_resource: true}}}")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return terminate(cmd.Process) }
-	if err := cmd.Run(); ctx.Err() == nil {
-		return err
-	}
-	return nil // it was told to stop
-}

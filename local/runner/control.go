@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"otel-demo/local/compose"
@@ -20,10 +21,7 @@ func (d *Demo) Failed() <-chan error { return d.failed }
 // either another service waits for it to complete, or it is the client, which makes a limited number of requests. The
 // demo then keeps running so that you can look around.
 func (d *Demo) ended(s *service, p *process) {
-	d.mu.Lock()
-	stopping := d.stopping
-	d.mu.Unlock()
-	if stopping || (s.isClient() || s.awaited) && p.status() == 0 {
+	if d.stopping.Load() || (s.isClient() || s.awaited) && p.status() == 0 {
 		return
 	}
 	select {
@@ -100,7 +98,7 @@ func (d *Demo) Places() string {
 
 // Addr returns the address of a service's port on this machine.
 func (d *Demo) Addr(name string, number int) (string, error) {
-	if address, ok := d.addresses.All()[compose.Port{Service: name, Number: number}]; ok {
+	if address := d.addresses.Of(name, 0, number); address != "" {
 		return address, nil
 	}
 	return "", fmt.Errorf("service %s has no port %d in %v", name, number, d.options.Files)
@@ -151,20 +149,18 @@ func (d *Demo) Kill(name string) error {
 // StopService stops one service gracefully, as `docker compose stop` does: with SIGTERM, and with SIGKILL when its
 // grace period is over. Services in the runner close their ports and connections. Failed doesn't report it.
 func (d *Demo) StopService(name string) error {
-	s := d.service(name)
-	if s == nil {
-		return noService(name)
+	if s := d.service(name); s != nil {
+		return d.stop(s)
 	}
-	return d.stop(s)
+	return noService(name)
 }
 
 // StartService restarts a service that was stopped, was killed or has exited, on the same ports.
 func (d *Demo) StartService(ctx context.Context, name string) error {
-	s := d.service(name)
-	if s == nil {
-		return noService(name)
+	if s := d.service(name); s != nil {
+		return s.start(ctx)
 	}
-	return s.start(ctx)
+	return noService(name)
 }
 
 // Restart stops a service gracefully and starts it again.
@@ -193,11 +189,10 @@ func (d *Demo) PIDs(name string) (pids []int) {
 	return pids
 }
 
+// service returns a service, or nil.
 func (d *Demo) service(name string) *service {
-	for _, s := range d.services {
-		if s.Name == name {
-			return s
-		}
+	if i := slices.IndexFunc(d.services, func(s *service) bool { return s.Name == name }); i >= 0 {
+		return d.services[i]
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
@@ -39,13 +40,13 @@ type Demo struct {
 	services  []*service // in start order
 	failed    chan error
 	stopOnce  sync.Once
+	stopping  atomic.Bool
 	stopped   chan struct{}
 
 	lineMu sync.Mutex
 
-	mu       sync.Mutex
-	stopping bool
-	counted  map[string]hop // what collectors counted before they were stopped
+	mu      sync.Mutex
+	counted map[string]hop // what collectors counted before they were stopped
 }
 
 // service is one service of the compose file, with all its instances.
@@ -100,11 +101,12 @@ func (d *Demo) plan(project *types.Project) error {
 		}
 		s := &service{ServiceConfig: project.Services[name], kind: kind}
 		d.services = append(d.services, s)
-		assign := (*Demo).assign
 		if kind.assign != nil {
-			assign = kind.assign
+			err = kind.assign(d, s)
+		} else {
+			err = d.assign(s)
 		}
-		if err := assign(d, s); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -174,9 +176,7 @@ func (s *service) start(ctx context.Context) error {
 func (d *Demo) Stop() error {
 	var err error
 	d.stopOnce.Do(func() {
-		d.mu.Lock()
-		d.stopping = true
-		d.mu.Unlock()
+		d.stopping.Store(true)
 		for _, s := range slices.Backward(d.services) {
 			err = errors.Join(err, d.progress("stopping "+s.Name, func() error { return d.stop(s) }))
 		}
@@ -190,15 +190,13 @@ func (d *Demo) stop(s *service) error {
 	if s.kind == collector {
 		d.countHop(s)
 	}
-	errs := make(chan error)
-	for _, i := range s.instances {
-		go func() { errs <- i.stop() }()
+	errs := make([]error, len(s.instances))
+	var wait sync.WaitGroup
+	for i, instance := range s.instances {
+		wait.Go(func() { errs[i] = instance.stop() })
 	}
-	var err error
-	for range s.instances {
-		err = errors.Join(err, <-errs)
-	}
-	return err
+	wait.Wait()
+	return errors.Join(errs...)
 }
 
 // killOnRequest kills all processes when Options.Kill is closed. Stop then has nothing left to wait for.

@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"otel-demo/local/compose"
 	"otel-demo/local/spans"
 )
 
@@ -107,7 +106,7 @@ func (h hop) add(other hop) {
 func (d *Demo) readHop(s *service) (hop, error) {
 	h := hop{}
 	for i := range s.instances {
-		samples, err := Metrics(d.addresses.All()[compose.Port{Service: s.Name, Instance: i, Number: 8888}])
+		samples, err := Metrics(d.addresses.Of(s.Name, i, 8888))
 		if err != nil {
 			return h, err
 		}

@@ -15,12 +15,13 @@ import (
 
 var secretName = regexp.MustCompile(`(?i)password|passwd|secret|token|credential|api_?key|private_?key`)
 
-// breaches returns how a service violates the policy, as rule and finding.
-func breaches(service types.ServiceConfig, dockerfile string) map[string]string {
-	found := map[string]string{}
+// checkPolicy reports how a service violates the policy.
+func checkPolicy(t *testing.T, file string, service types.ServiceConfig, dockerfile string) {
+	t.Helper()
 	check := func(ok bool, rule, finding string) {
+		t.Helper()
 		if !ok {
-			found[rule] = finding
+			t.Errorf("%s: services.%s: %s: %q", file, service.Name, rule, finding)
 		}
 	}
 	for _, p := range service.Ports {
@@ -69,7 +70,6 @@ func breaches(service types.ServiceConfig, dockerfile string) map[string]string 
 	for _, arg := range service.Command {
 		check(!regexp.MustCompile(`(?i)--requirepass|password=`).MatchString(arg), "no secret", arg)
 	}
-	return found
 }
 
 // hasVersion reports whether an image has a tag other than latest.
@@ -101,16 +101,13 @@ func TestComposePolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, file := range append([]string{compose.File}, overlays...) {
-		files := slices.Compact([]string{compose.File, file})
-		project, err := Load(t.Context(), root, files)
+		project, err := Load(t.Context(), root, slices.Compact([]string{compose.File, file}))
 		if err != nil {
 			t.Error(err)
 			continue
 		}
 		for _, service := range project.Services {
-			for rule, finding := range breaches(service, string(dockerfile)) {
-				t.Errorf("%v: services.%s: %s: %q", files, service.Name, rule, finding)
-			}
+			checkPolicy(t, file, service, string(dockerfile))
 		}
 	}
 }

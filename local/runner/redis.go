@@ -68,7 +68,7 @@ func planRedis(d *Demo, s *service) error {
 		m := miniredis.NewMiniRedis()
 		// A process that is being started may hold the port a moment longer.
 		return m.Close, poll.Until(context.Background(), time.Millisecond, time.Second, func() error {
-			return m.StartAddr(d.addresses.All()[compose.Port{Service: s.Name, Number: 6379}])
+			return m.StartAddr(d.addresses.Of(s.Name, 0, 6379))
 		})
 	}}}
 	return nil

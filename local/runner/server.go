@@ -63,7 +63,7 @@ func probePort(port int) func(context.Context, *Demo, *service) error {
 // dial returns an error unless a service listens on a port.
 func (d *Demo) dial(ctx context.Context, s *service, port int) error {
 	dialer := net.Dialer{Timeout: 3 * time.Second}
-	conn, err := dialer.DialContext(ctx, "tcp", d.addresses.All()[compose.Port{Service: s.Name, Number: port}])
+	conn, err := dialer.DialContext(ctx, "tcp", d.addresses.Of(s.Name, 0, port))
 	if err != nil {
 		return err
 	}
