@@ -15,9 +15,6 @@ import (
 	"otel-demo/local/runner"
 )
 
-// explained holds the demo's own attributes that no convention has, each with its reason. There is none now.
-var explained = map[string]string{}
-
 // Each attribute that the demo's own code emits, on spans, events and resources, including those of failures, is a
 // constant in the semconv package.
 func TestEveryAttributeIsOfTheConventions(t *testing.T) {
@@ -67,8 +64,8 @@ func TestEveryAttributeIsOfTheConventions(t *testing.T) {
 	}
 	conventions := semconvKeys(t)
 	for _, key := range keys {
-		if !conventions[key] && explained[key] == "" {
-			t.Errorf("%s is not a constant in the semconv package: use one that is, or explain it here", key)
+		if !conventions[key] {
+			t.Errorf("%s is not a constant in the semconv package: use one that is", key)
 		}
 	}
 }

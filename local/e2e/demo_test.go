@@ -199,7 +199,7 @@ func address(t *testing.T, d *runner.Demo, service string, port int) string {
 // Each service can be stopped and started again, on the same ports.
 func TestServicesComeAndGo(t *testing.T) {
 	t.Parallel()
-	d, log := startDemo(t, `services: {client: {scale: 0}}`)
+	d, _ := startDemo(t, `services: {client: {scale: 0}}`)
 	if err := d.Restart(t.Context(), "otel-agent"); err != nil {
 		t.Fatal(err)
 	}
@@ -256,5 +256,4 @@ func TestServicesComeAndGo(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the worker's exit was not reported")
 	}
-	_ = log
 }

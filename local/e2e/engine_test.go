@@ -157,15 +157,7 @@ func isWholeRequest(t *spans.Trace) bool { return len(t.Spans) == 7 }
 // untilNil waits up to 90 s until check returns nil.
 func untilNil(t *testing.T, check func() error) {
 	t.Helper()
-	for end := time.Now().Add(90 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("after 90 s: %v", err)
-		}
-	}
+	within(t, 90*time.Second, check)
 }
 
 // jaegerTraces returns all traces that Compose's Jaeger has.

@@ -15,11 +15,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"otel-demo/local/runner"
 	"otel-demo/local/spans"
 	"otel-demo/local/spans/spantest"
 )
@@ -192,9 +192,9 @@ func TestKubernetes(t *testing.T) {
 			case "server":
 				loads = append(loads, startLoad(t, c.forward(t, "pod/"+pod.name, 8080), 4))
 			case "otel-agent":
-				agents[pod.name] = "http://" + c.forward(t, "pod/"+pod.name, 8888) + "/metrics"
+				agents[pod.name] = c.forward(t, "pod/"+pod.name, 8888)
 			case "otel-collector":
-				collectors[pod.name] = "http://" + c.forward(t, "pod/"+pod.name, 8888) + "/metrics"
+				collectors[pod.name] = c.forward(t, "pod/"+pod.name, 8888)
 			}
 		}
 		// An agent that started first learns of a new collector only when one of its connections closes.
@@ -274,18 +274,18 @@ func TestKubernetes(t *testing.T) {
 }
 
 // acceptedSpans returns how many spans collectors have received, by their own metrics, and the sum.
-func acceptedSpans(urls map[string]string) (accepted map[string]int, sum int, err error) {
+func acceptedSpans(addresses map[string]string) (accepted map[string]int, sum int, err error) {
 	accepted = map[string]int{}
-	for name, url := range urls {
-		body, err := fetch(url)
+	for name, address := range addresses {
+		metrics, err := runner.Metrics(address)
 		if err != nil {
 			return nil, 0, err
 		}
 		accepted[name] = 0 // a collector that has received none has no such metric
-		metric := regexp.MustCompile(`(?m)^otelcol_receiver_accepted_spans\w*\{.*\} (\d+)$`)
-		for _, found := range metric.FindAllSubmatch(body, -1) {
-			n, _ := strconv.Atoi(string(found[1]))
-			accepted[name] += n
+		for _, m := range metrics {
+			if strings.HasPrefix(string(m.Metric["__name__"]), "otelcol_receiver_accepted_spans") {
+				accepted[name] += int(m.Value)
+			}
 		}
 		sum += accepted[name]
 	}

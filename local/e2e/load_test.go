@@ -125,28 +125,19 @@ func lost(store *spans.Store, ids, want []string) (spans int, example string) {
 }
 
 // allArrive waits until both backends have all spans of all traces, and returns how long that took.
-func allArrive(t *testing.T, d *runner.Demo, ids []string, within time.Duration) time.Duration {
+func allArrive(t *testing.T, d *runner.Demo, ids []string, limit time.Duration) time.Duration {
 	t.Helper()
 	if len(ids) == 0 {
 		t.Fatal("there is no trace to wait for")
 	}
 	start := time.Now()
 	for name, store := range map[string]*spans.Store{"Jaeger": d.Jaeger(), "Zipkin": d.Zipkin()} {
-		for {
-			spans, example := lost(store, ids, requestSpans)
-			if spans == 0 {
-				break
+		within(t, limit, func() error {
+			if n, example := lost(store, ids, requestSpans); n > 0 {
+				return fmt.Errorf("%s lacks %d of the %d spans of %d requests: %s", name, n, len(ids)*len(requestSpans), len(ids), example)
 			}
-			if time.Since(start) > within {
-				t.Errorf("%s lacks %d of the %d spans of %d requests after %v: %s", name, spans,
-					len(ids)*len(requestSpans), len(ids), within, example)
-				break
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-	}
-	if t.Failed() {
-		t.FailNow() // so that no wrong figures are logged
+			return nil
+		})
 	}
 	return time.Since(start).Round(100 * time.Millisecond)
 }
