@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/term"
 
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
 )
 
 // console writes what you see: the services' lines, each after its service's name, on standard error, and the traces on
@@ -83,7 +83,7 @@ func (c *console) line(service, line string) {
 }
 
 // trace writes a trace as a tree.
-func (c *console) trace(t *trace.Trace, note string) {
+func (c *console) trace(t *spans.Trace, note string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	width, _, err := term.GetSize(int(c.stdout.file.Fd()))
@@ -91,7 +91,7 @@ func (c *console) trace(t *trace.Trace, note string) {
 		width = 0 // not a terminal: use the default
 	}
 	fmt.Fprintln(c.stdout)
-	_ = trace.WriteTree(c.stdout, t, trace.TreeOptions{Width: width, Color: c.stdout.color}) // c.stdout handles the error
+	_ = spans.WriteTree(c.stdout, t, spans.TreeOptions{Width: width, Color: c.stdout.color}) // c.stdout handles the error
 	if note != "" {
 		fmt.Fprintln(c.stdout, note)
 	}
@@ -119,7 +119,7 @@ func (c *console) text(text string) {
 // watch writes each of a store's traces when it is complete, until stop is closed. An incomplete trace is written, with
 // what it lacks, when no span of it has arrived for some seconds. A trace that gets more spans is written again. In the
 // end, watch writes the rest.
-func (c *console) watch(store *trace.Store, stop <-chan struct{}) {
+func (c *console) watch(store *spans.Store, stop <-chan struct{}) {
 	type state struct {
 		spans, written int // how many have arrived, and how many were there when the trace was written
 		since          time.Time
@@ -128,7 +128,7 @@ func (c *console) watch(store *trace.Store, stop <-chan struct{}) {
 	for last := false; ; {
 		changed := store.Changed()
 		traces := store.Traces()
-		missing := trace.Missing(traces)
+		missing := spans.Missing(traces)
 		var next <-chan time.Time
 		soonest := time.Hour
 		for _, t := range traces {
@@ -143,9 +143,9 @@ func (c *console) watch(store *trace.Store, stop <-chan struct{}) {
 			if s.written == s.spans {
 				continue
 			}
-			quiet, note := stack.Settled, ""
+			quiet, note := runner.Settled, ""
 			if lacks := missing[t.ID]; lacks != "" {
-				quiet, note = stack.Quiet, "incomplete: "+lacks
+				quiet, note = runner.Quiet, "incomplete: "+lacks
 			}
 			if rest := quiet - time.Since(s.since); rest > 0 && !last {
 				soonest = min(soonest, rest)

@@ -8,14 +8,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 // watched runs a console that watches a store, in a bubble whose time the test moves. printed returns what has been
 // written since it was last called.
-func watched(t *testing.T, test func(store *trace.Store, printed func() string)) {
+func watched(t *testing.T, test func(store *spans.Store, printed func() string)) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "stdout")
 		stdout, err := os.Create(file)
@@ -23,7 +23,7 @@ func watched(t *testing.T, test func(store *trace.Store, printed func() string))
 			t.Fatal(err)
 		}
 		defer stdout.Close()
-		c, store, stop, done := newConsole(func(error) {}), trace.NewStore(), make(chan struct{}), make(chan struct{})
+		c, store, stop, done := newConsole(func(error) {}), spans.NewStore(), make(chan struct{}), make(chan struct{})
 		c.stdout.file = stdout
 		go func() { c.watch(store, stop); close(done) }()
 		before := 0
@@ -44,17 +44,17 @@ func watched(t *testing.T, test func(store *trace.Store, printed func() string))
 
 // A program that isn't the demo's publishes a message, and whatever should consume it never shows up.
 func TestAnIncompleteTraceIsPrintedOnceItIsQuiet(t *testing.T) {
-	watched(t, func(store *trace.Store, printed func() string) {
-		spans := tracetest.Request(2, 1)
-		for i := range spans {
-			spans[i].Service = map[string]string{"client": "gateway", "server": "orders", "worker": "mailer"}[spans[i].Service]
+	watched(t, func(store *spans.Store, printed func() string) {
+		request := spantest.Request(2, 1)
+		for i := range request {
+			request[i].Service = map[string]string{"client": "gateway", "server": "orders", "worker": "mailer"}[request[i].Service]
 		}
-		spans[4].Name = "publish mail"
-		all := tracetest.Traces(spans)[0]
-		store.Add([]*trace.Trace{{ID: all.ID, Spans: all.Spans[1:4:4]}})
-		time.Sleep(stack.Quiet - time.Second)
-		store.Add([]*trace.Trace{{ID: all.ID, Spans: append(all.Spans[4:5:5], all.Spans[0])}})
-		time.Sleep(stack.Quiet - time.Second)
+		request[4].Name = "publish mail"
+		all := spantest.Traces(request)[0]
+		store.Add([]*spans.Trace{{ID: all.ID, Spans: all.Spans[1:4:4]}})
+		time.Sleep(runner.Quiet - time.Second)
+		store.Add([]*spans.Trace{{ID: all.ID, Spans: append(all.Spans[4:5:5], all.Spans[0])}})
+		time.Sleep(runner.Quiet - time.Second)
 		if got := printed(); got != "" {
 			t.Errorf("while spans arrive, it is printed:\n%s", got)
 		}
@@ -66,8 +66,8 @@ func TestAnIncompleteTraceIsPrintedOnceItIsQuiet(t *testing.T) {
 		if got := printed(); got != "" {
 			t.Errorf("it is printed again:\n%s", got)
 		}
-		store.Add([]*trace.Trace{{ID: all.ID, Spans: all.Spans[5:]}})
-		time.Sleep(stack.Settled)
+		store.Add([]*spans.Trace{{ID: all.ID, Spans: all.Spans[5:]}})
+		time.Sleep(runner.Settled)
 		if got := printed(); !strings.Contains(got, "  7 spans") || strings.Contains(got, "incomplete") {
 			t.Errorf("once the rest is there, got\n%s", got)
 		}
@@ -75,13 +75,13 @@ func TestAnIncompleteTraceIsPrintedOnceItIsQuiet(t *testing.T) {
 }
 
 func TestACompleteTraceIsPrintedOnce(t *testing.T) {
-	watched(t, func(store *trace.Store, printed func() string) {
-		store.Add(tracetest.Traces(tracetest.Request(2, 1)))
-		time.Sleep(stack.Settled)
+	watched(t, func(store *spans.Store, printed func() string) {
+		store.Add(spantest.Traces(spantest.Request(2, 1)))
+		time.Sleep(runner.Settled)
 		if got := printed(); !strings.Contains(got, "  7 spans") || strings.Contains(got, "incomplete") {
 			t.Errorf("got\n%s", got)
 		}
-		store.Add(tracetest.Traces([]tracetest.Span{{Trace: 3, Service: "a", Name: "another", Took: time.Second}}))
+		store.Add(spantest.Traces([]spantest.Span{{Trace: 3, Service: "a", Name: "another", Took: time.Second}}))
 		time.Sleep(time.Minute)
 		if got := printed(); strings.Contains(got, "make request") || !strings.Contains(got, "another") {
 			t.Errorf("with another one, got\n%s", got)

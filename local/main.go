@@ -19,8 +19,8 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/load"
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
 )
 
 const usage = `Runs the demo in docker-compose.yml without Docker, until you press Ctrl+C:
@@ -28,7 +28,6 @@ const usage = `Runs the demo in docker-compose.yml without Docker, until you pre
   go run -C local . [-f FILE]... [-recipe NAME] [-case NAME] [-once [-wait DURATION]] [-shape]
   go run -C local . [-f FILE]... [-recipe NAME] [-case NAME] -load RATE[,RATE]... [-for DURATION] [-json]
   go run -C local . -hops
-  go run -C local . -collector
 
   -f FILE         a compose file to merge into docker-compose.yml, relative to the project's folder; can be repeated
   -recipe NAME    the same as -f recipes/NAME/docker-compose.yml; NAME/VARIANT for docker-compose.VARIANT.yml
@@ -43,7 +42,6 @@ const usage = `Runs the demo in docker-compose.yml without Docker, until you pre
   -json           with -load: print the report as JSON, one line per rate
   -hops           only print where the spans of a running demo are, hop by hop and service by service; use the same -f,
                   -recipe and -case as for the demo. The demo's viewer shows the same at /hops
-  -collector      only start a collector on localhost:4317 that discards all spans, for the benchmarks in pkg
 
 Traces go to standard output, everything else to standard error. Set REDIS_URL to use your own Redis.
 `
@@ -86,13 +84,12 @@ type usageError struct{ error }
 
 // flags holds the parsed command line.
 type flags struct {
-	files           []string
-	once, shape     bool
-	wait            time.Duration
-	rates           []int // of -load
-	duration        time.Duration
-	json, collector bool
-	hops            bool
+	files       []string
+	once, shape bool
+	wait        time.Duration
+	rates       []int // of -load
+	duration    time.Duration
+	json, hops  bool
 }
 
 func parseFlags(root string, args []string) (flags, error) {
@@ -117,7 +114,6 @@ func parseFlags(root string, args []string) (flags, error) {
 	set.DurationVar(&f.duration, "for", time.Minute, "")
 	set.BoolVar(&f.json, "json", false, "")
 	set.BoolVar(&f.hops, "hops", false, "")
-	set.BoolVar(&f.collector, "collector", false, "")
 	if err := set.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return f, err
@@ -141,8 +137,6 @@ func parseFlags(root string, args []string) (flags, error) {
 		return f, usageError{errors.New("-load stops by itself and prints a report: don't use -once or -shape with it")}
 	case f.hops && (f.once || f.shape || f.rates != nil):
 		return f, usageError{errors.New("-hops queries a running demo: use only -f, -recipe and -case with it")}
-	case f.collector && len(isSet) > 1:
-		return f, usageError{errors.New("-collector starts nothing else: don't use other flags with it")}
 	}
 	return f, nil
 }
@@ -175,16 +169,14 @@ func run(args []string) error {
 
 	ctx, stop, kill := signalContext()
 	console := newConsole(stop)
-	options := stack.Options{Root: root, Files: f.files, RedisURL: os.Getenv("REDIS_URL"), Line: console.line, Kill: kill}
+	options := runner.Options{Root: root, Files: f.files, RedisURL: os.Getenv("REDIS_URL"), Line: console.line, Kill: kill}
 	switch {
-	case f.collector:
-		return stack.RunCollector(ctx, root)
 	case f.hops:
 		return printHops(ctx, root, f.files)
 	case f.rates != nil:
 		return runLoad(ctx, f, options, console)
 	}
-	d, err := stack.Start(ctx, options)
+	d, err := runner.Start(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -204,14 +196,14 @@ func run(args []string) error {
 	<-watched
 	console.line("", d.Hops().String())
 	if f.shape && len(backends) > 0 {
-		console.text(trace.Shape(backends[0].Traces()))
+		console.text(spans.Shape(backends[0].Traces()))
 	}
 	return cmp.Or(err, console.err)
 }
 
 // printHops implements -hops.
 func printHops(ctx context.Context, root string, files []string) error {
-	address, err := compose.ViewerAddress(ctx, root, files)
+	address, err := runner.ViewerAddress(ctx, root, files)
 	if err != nil {
 		return err
 	}
@@ -228,7 +220,7 @@ func printHops(ctx context.Context, root string, files []string) error {
 }
 
 // runLoad implements -load.
-func runLoad(ctx context.Context, f flags, options stack.Options, c *console) error {
+func runLoad(ctx context.Context, f flags, options runner.Options, c *console) error {
 	if options.RedisURL != "" {
 		return errors.New("REDIS_URL: unset it to use -load, whose two demos would receive each other's messages")
 	}
@@ -262,7 +254,7 @@ func signalContext() (context.Context, context.CancelCauseFunc, <-chan struct{})
 }
 
 // untilDone waits until the demo should stop. It returns nil when -once has what it waits for.
-func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
+func untilDone(ctx context.Context, d *runner.Demo, f flags, c *console) error {
 	done := make(chan error, 1)
 	go func() { done <- clientDone(ctx, d, f) }()
 	for {
@@ -274,7 +266,7 @@ func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
 			c.line("", "the client is done; the demo keeps running until Ctrl+C. "+d.Places())
 			done = nil
 		case err := <-d.Failed():
-			var end *stack.EndError
+			var end *runner.EndError
 			if !errors.As(err, &end) || !end.OfClient {
 				return err
 			}
@@ -288,7 +280,7 @@ func untilDone(ctx context.Context, d *stack.Demo, f flags, c *console) error {
 }
 
 // clientDone waits for the clients and, with -once, for their traces.
-func clientDone(ctx context.Context, d *stack.Demo, f flags) error {
+func clientDone(ctx context.Context, d *runner.Demo, f flags) error {
 	if f.once {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, f.wait, fmt.Errorf("not done after %v (-wait)", f.wait))

@@ -19,26 +19,12 @@ func TestBadFlagsAreOneLine(t *testing.T) {
 		{[]string{"-recipe", "nosuch/variant"}, "there is no recipes/nosuch/docker-compose.variant.yml"},
 		{[]string{"-case", "nosuch"}, "-case nosuch: there is no cases/nosuch/docker-compose.yml; the cases are: bad-release, busy-worker"},
 		{[]string{"-f", "nosuch.yml"}, "nosuch.yml"},
-	} {
-		err := run(test.args)
-		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%v: got %v, want one line with %s", test.args, err, test.want)
-		}
-	}
-}
-
-func TestBadLoadFlagsAreOneLine(t *testing.T) {
-	for _, test := range []struct {
-		args []string
-		want string
-	}{
 		{[]string{"-load", "0"}, `"0": want requests a second`},
 		{[]string{"-load", "100,many"}, `"many": want requests a second`},
 		{[]string{"-load", "10", "-for", "1ms"}, "want a duration of at least 1s"},
 		{[]string{"-for", "10s"}, "use them with -load"},
 		{[]string{"-json"}, "use them with -load"},
 		{[]string{"-load", "10", "-once"}, "don't use -once or -shape"},
-		{[]string{"-collector", "-shape"}, "don't use other flags"},
 	} {
 		err := run(test.args)
 		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {

@@ -91,7 +91,7 @@ func traceBy(b *testing.B, way string) (begin func()) {
 	s := &sink{}
 	if way == exported {
 		if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" {
-			b.Skip("needs a collector: `go run -C local . -collector`, and OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317")
+			b.Skip("needs a collector: `go run -C local . -f docs/performance/collector.yml`, and OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317")
 		}
 		var err error
 		if s.next, err = otlptrace.New(b.Context(), newClient()); err != nil {

@@ -1,12 +1,10 @@
 package compose
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net"
-	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -17,17 +15,18 @@ import (
 )
 
 // Addresses gives each port of each service an address on this machine, the same for as long as the demo runs. In
-// compose, each service is its own host; here all share one, so `otel-agent:4317` becomes `127.0.0.1:21234`.
+// compose, each service is its own host; here all share one, so `otel-agent:4317` becomes `127.0.0.1:21234`. Add, Assign
+// and Replace change it; once all addresses are assigned, any goroutine may look them up.
 //
 // A port is held from its assignment until its service starts, so that no other program on this machine can take it.
 type Addresses struct {
 	services []string        // the names that are hosts
-	fixed    map[string]bool // services in the runner, which have fixed ports and get no others
+	fixed    map[string]bool // services that get no other ports
 	several  map[string]int  // services with several instances, whose name would need several addresses
 	of       map[Port]string // the assigned addresses
 	held     map[Port]net.Listener
 	dialed   map[Port][]string // ports whose addresses other services are given, and which services
-	redisURL string            // the user's REDIS_URL, if set: it replaces every redis:// URL of a service
+	urls     map[string]string // of services that are already running
 }
 
 // Port is one port of a container.
@@ -37,40 +36,21 @@ type Port struct {
 	Number   int
 }
 
-// NewAddresses holds the published ports under their own numbers, or under free ones, and those of the services in the
-// runner. If redisURL isn't empty, it is the project's Redis. The caller must call Release in the end.
-func NewAddresses(project *types.Project, freePorts bool, redisURL string) (*Addresses, error) {
-	a := &Addresses{
-		services: project.ServiceNames(),
-		fixed:    map[string]bool{},
-		several:  map[string]int{},
-		of:       map[Port]string{},
-		held:     map[Port]net.Listener{},
-		dialed:   map[Port][]string{},
-		redisURL: redisURL,
-	}
-	for _, name := range a.services {
-		if err := a.add(project.Services[name], freePorts); err != nil {
-			a.Release()
-			return nil, err
+// NewAddresses returns the addresses of a project's services. The caller must call Release in the end.
+func NewAddresses(project *types.Project) *Addresses {
+	a := &Addresses{services: project.ServiceNames(), fixed: map[string]bool{}, several: map[string]int{}, of: map[Port]string{},
+		held: map[Port]net.Listener{}, dialed: map[Port][]string{}, urls: map[string]string{}}
+	for name, service := range project.Services {
+		if n := service.GetScale(); n > 1 {
+			a.several[name] = n
 		}
 	}
-	return a, nil
+	return a
 }
 
-func (a *Addresses) add(service types.ServiceConfig, freePorts bool) error {
-	if n := service.GetScale(); n > 1 {
-		a.several[service.Name] = n
-	}
-	kind, err := KindOf(service)
-	if err != nil {
-		return err
-	}
-	if kind == Redis && a.redisURL != "" {
-		address, err := redisAddress(a.redisURL)
-		a.of[Port{service.Name, 0, 6379}], a.fixed[service.Name] = address, true
-		return err
-	}
+// Add holds a service's published ports, under their own numbers or under free ones. If ports are given, the service
+// has these, and no others.
+func (a *Addresses) Add(service types.ServiceConfig, freePorts bool, ports ...int) error {
 	for _, p := range service.Ports {
 		if p.Published == "" || freePorts {
 			continue // it gets a free one on demand
@@ -84,26 +64,22 @@ func (a *Addresses) add(service types.ServiceConfig, freePorts bool) error {
 		port := Port{service.Name, 0, int(p.Target)}
 		a.of[port], a.held[port] = listener.Addr().String(), listener
 	}
-	for _, n := range kinds[kind].ports {
-		if _, err := a.Get(Port{service.Name, 0, n}); err != nil {
+	for _, n := range ports {
+		if _, err := a.Assign(Port{service.Name, 0, n}); err != nil {
 			return err
 		}
 	}
-	a.fixed[service.Name] = len(kinds[kind].ports) > 0
+	a.fixed[service.Name] = len(ports) > 0
 	return nil
 }
 
-// redisAddress returns the address of an existing Redis.
-func redisAddress(redisURL string) (string, error) {
-	u, err := url.Parse(redisURL)
-	if err != nil || u.Hostname() == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
-		return "", fmt.Errorf("REDIS_URL (not shown, as it may hold a password): want a URL such as redis://localhost:6379/0")
-	}
-	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), defaultPorts[u.Scheme])), nil
+// AddRunning adds a service that is already running, with its one port: url replaces each URL with the service's host.
+func (a *Addresses) AddRunning(port Port, address, url string) {
+	a.of[port], a.fixed[port.Service], a.urls[port.Service] = address, true, url
 }
 
-// Get returns the address of a port, and assigns one if it has none yet.
-func (a *Addresses) Get(p Port) (string, error) {
+// Assign returns the address of a port, and assigns one if it has none yet.
+func (a *Addresses) Assign(p Port) (string, error) {
 	if address, ok := a.of[p]; ok {
 		return address, nil
 	}
@@ -116,6 +92,11 @@ func (a *Addresses) Get(p Port) (string, error) {
 	}
 	a.of[p], a.held[p] = listener.Addr().String(), listener
 	return a.of[p], nil
+}
+
+// Of returns the address of a port, or "" if none is assigned.
+func (a *Addresses) Of(service string, instance, number int) string {
+	return a.of[Port{service, instance, number}]
 }
 
 // All returns all assigned addresses.
@@ -206,10 +187,10 @@ var (
 	ownHosts        = []string{"", "0.0.0.0", "127.0.0.1", "localhost", "[::]", "[::1]"}
 )
 
-// InText replaces every host and port of the demo in a text that belongs to one instance of a service: an environment
-// value, an argument, or a scalar in its YAML. A host name that no service has is an error, unless it has a dot or is
-// an IP address: then it is outside the demo.
-func (a *Addresses) InText(owner string, instance int, text string) (string, error) {
+// Replace replaces every host and port of the demo in a text that belongs to one instance of a service: an environment
+// value, an argument, or a scalar in its YAML. It assigns the addresses that are missing. A host name that no service has
+// is an error, unless it has a dot or is an IP address: then it is outside the demo.
+func (a *Addresses) Replace(owner string, instance int, text string) (string, error) {
 	var firstErr error
 	mapped := func(host, number string) (string, bool) {
 		address, ok, err := a.lookUp(owner, instance, host, number)
@@ -228,8 +209,8 @@ func (a *Addresses) InText(owner string, instance int, text string) (string, err
 		if number == "" {
 			number = defaultPorts[scheme]
 		}
-		if strings.HasPrefix(scheme, "redis") && a.redisURL != "" && slices.Contains(a.services, host) {
-			return a.redisURL
+		if url := a.urls[host]; url != "" {
+			return url
 		}
 		if number == "" && !slices.Contains(a.services, host) || scheme == "file" || scheme == "unix" {
 			return m[0]
@@ -265,7 +246,7 @@ func (a *Addresses) lookUp(owner string, instance int, host, number string) (str
 	}
 	switch {
 	case slices.Contains(ownHosts, host):
-		address, err := a.Get(Port{owner, instance, n})
+		address, err := a.Assign(Port{owner, instance, n})
 		return address, true, err
 	case !slices.Contains(a.services, host):
 		return "", false, nil
@@ -277,7 +258,7 @@ func (a *Addresses) lookUp(owner string, instance int, host, number string) (str
 	if host != owner {
 		a.dialed[p] = append(a.dialed[p], owner)
 	}
-	address, err := a.Get(p)
+	address, err := a.Assign(p)
 	return address, true, err
 }
 

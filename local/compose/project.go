@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -64,9 +63,9 @@ func Overlays(root, folder string) []string {
 	return names
 }
 
-// Load reads and merges the compose files as Compose does, and refuses what the runner doesn't support. Relative paths
-// are relative to root.
-func Load(ctx context.Context, root string, files []string) (*types.Project, error) {
+// Load reads and merges the compose files as Compose does, and refuses settings that the runner doesn't support. Relative
+// paths are relative to root.
+func Load(ctx context.Context, root string, files []string, supported Supported) (*types.Project, error) {
 	var paths []string
 	for _, file := range files {
 		if !filepath.IsAbs(file) {
@@ -106,7 +105,7 @@ func Load(ctx context.Context, root string, files []string) (*types.Project, err
 	if len(project.Services) == 0 {
 		return nil, fmt.Errorf("compose: every service is left out by `scale: 0`")
 	}
-	return project, checkSettings(model, project)
+	return project, checkSettings(model, project, supported)
 }
 
 // StartOrder sorts the services so that each comes after those that it depends on. Compose has already refused cycles.
@@ -133,24 +132,4 @@ func StartOrder(project *types.Project) []string {
 		visit(name)
 	}
 	return order
-}
-
-// ViewerAddress returns the address of the viewer that replaces the project's backends, by their published ports.
-func ViewerAddress(ctx context.Context, root string, files []string) (string, error) {
-	project, err := Load(ctx, root, files)
-	if err != nil {
-		return "", err
-	}
-	for _, name := range project.ServiceNames() {
-		service := project.Services[name]
-		if kind, err := KindOf(service); err != nil || kind != Jaeger && kind != Zipkin {
-			continue
-		}
-		for _, p := range service.Ports {
-			if p.Published != "" {
-				return net.JoinHostPort("127.0.0.1", p.Published), nil
-			}
-		}
-	}
-	return "", fmt.Errorf("no jaeger or zipkin publishes a port in %v", files)
 }

@@ -10,9 +10,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// InFile reads a YAML file that a container would mount, and returns it with this machine's paths and addresses.
+// ReplaceInFile reads a YAML file that a container would mount, and returns it with this machine's paths and addresses.
 // Nothing else in it changes.
-func (a *Addresses) InFile(owner string, instance int, file string, onHost func(path string) string) ([]byte, error) {
+func (a *Addresses) ReplaceInFile(owner string, instance int, file string, onHost func(path string) string) ([]byte, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -54,7 +54,7 @@ func (a *Addresses) inNode(owner string, instance int, node *yaml.Node, onHost f
 		value := onHost(node.Value)
 		if value == node.Value {
 			var err error
-			if value, err = a.InText(owner, instance, value); err != nil {
+			if value, err = a.Replace(owner, instance, value); err != nil {
 				return fmt.Errorf("%d: %w", node.Line, err)
 			}
 		}

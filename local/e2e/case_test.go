@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
 )
 
 // Every case produces the traces in its folder, before and after its fix, and their times have the relation that its
@@ -47,17 +47,17 @@ func fixed(lesson, fix string) string { return strings.TrimSpace(lesson + " " + 
 var clientStatus = map[string]int{"cases/impatient-caller": 1}
 
 // caseChecks check what a case claims about times, and about which spans failed.
-var caseChecks = map[string]func(t *testing.T, traces []*trace.Trace){
-	"cases/bad-release":            func(t *testing.T, all []*trace.Trace) { checkReleases(t, all, "1.5.0", true) },
-	"cases/bad-release fixed":      func(t *testing.T, all []*trace.Trace) { checkReleases(t, all, "1.5.1", false) },
-	"cases/busy-worker":            func(t *testing.T, all []*trace.Trace) { checkWaits(t, all, true) },
-	"cases/busy-worker fixed":      func(t *testing.T, all []*trace.Trace) { checkWaits(t, all, false) },
+var caseChecks = map[string]func(t *testing.T, traces []*spans.Trace){
+	"cases/bad-release":            func(t *testing.T, all []*spans.Trace) { checkReleases(t, all, "1.5.0", true) },
+	"cases/bad-release fixed":      func(t *testing.T, all []*spans.Trace) { checkReleases(t, all, "1.5.1", false) },
+	"cases/busy-worker":            func(t *testing.T, all []*spans.Trace) { checkWaits(t, all, true) },
+	"cases/busy-worker fixed":      func(t *testing.T, all []*spans.Trace) { checkWaits(t, all, false) },
 	"cases/failing-request":        checkFailingRequest,
 	"cases/impatient-caller":       checkImpatientCaller,
-	"cases/slow-broker":            func(t *testing.T, all []*trace.Trace) { checkBroker(t, all, true) },
-	"cases/slow-broker fixed":      func(t *testing.T, all []*trace.Trace) { checkBroker(t, all, false) },
-	"cases/failing-request fixed":  func(t *testing.T, all []*trace.Trace) { onlyTheseFailed(t, all) },
-	"cases/impatient-caller fixed": func(t *testing.T, all []*trace.Trace) { onlyTheseFailed(t, all, "example error") },
+	"cases/slow-broker":            func(t *testing.T, all []*spans.Trace) { checkBroker(t, all, true) },
+	"cases/slow-broker fixed":      func(t *testing.T, all []*spans.Trace) { checkBroker(t, all, false) },
+	"cases/failing-request fixed":  func(t *testing.T, all []*spans.Trace) { onlyTheseFailed(t, all) },
+	"cases/impatient-caller fixed": func(t *testing.T, all []*spans.Trace) { onlyTheseFailed(t, all, "example error") },
 }
 
 // play sends the requests of lessons in which the reader does. log returns what the services have written.
@@ -89,25 +89,25 @@ func play(t *testing.T, lesson, fix string, log func() string, address func(serv
 }
 
 // spansNamed returns the spans of a name, one for each trace that has it.
-func spansNamed(traces []*trace.Trace, name string) (spans []*trace.Span) {
+func spansNamed(traces []*spans.Trace, name string) (named []*spans.Span) {
 	for _, one := range traces {
-		if i := slices.IndexFunc(one.Spans, func(s *trace.Span) bool { return s.Name == name }); i >= 0 {
-			spans = append(spans, one.Spans[i])
+		if i := slices.IndexFunc(one.Spans, func(s *spans.Span) bool { return s.Name == name }); i >= 0 {
+			named = append(named, one.Spans[i])
 		}
 	}
-	return spans
+	return named
 }
 
 // requests returns the traces of requests, each with its spans by name.
-func requests(t *testing.T, traces []*trace.Trace) (all []map[string]*trace.Span) {
+func requests(t *testing.T, traces []*spans.Trace) (all []map[string]*spans.Span) {
 	t.Helper()
 	for _, one := range traces {
-		spans := map[string]*trace.Span{}
+		byName := map[string]*spans.Span{}
 		for _, s := range one.Spans {
-			spans[s.Name] = s
+			byName[s.Name] = s
 		}
-		if spans["GET /hello"] != nil {
-			all = append(all, spans)
+		if byName["GET /hello"] != nil {
+			all = append(all, byName)
 		}
 	}
 	if len(all) == 0 {
@@ -118,7 +118,7 @@ func requests(t *testing.T, traces []*trace.Trace) (all []map[string]*trace.Span
 
 // checkReleases compares the servers' durations by version: only if the release is bad, each of its requests takes
 // longer than any of the other version's.
-func checkReleases(t *testing.T, traces []*trace.Trace, released string, bad bool) {
+func checkReleases(t *testing.T, traces []*spans.Trace, released string, bad bool) {
 	took := map[string][]time.Duration{}
 	for _, s := range spansNamed(traces, "GET /hello") {
 		for _, a := range s.Resource {
@@ -137,7 +137,7 @@ func checkReleases(t *testing.T, traces []*trace.Trace, released string, bad boo
 }
 
 // checkExemplar goes from the metric to the trace, as the page does.
-func checkExemplar(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
+func checkExemplar(t *testing.T, d *runner.Demo, _ *safeBuffer) []string {
 	exemplar := regexp.MustCompile(`(?m)^traces_span_metrics_duration_seconds_bucket\{.*service_name="server",service_version="1\.5\.0",.*` +
 		`span_name="GET /hello",.*le="2\.5"\} \S+ # \{.*trace_id="([0-9a-f]{32})"`)
 	untilNil(t, func() error {
@@ -156,7 +156,7 @@ func checkExemplar(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 		if err != nil || found == nil {
 			return fmt.Errorf("no exemplar of version 1.5.0 above a second: %v\n%.3000s", err, bytes.TrimSpace(body))
 		}
-		slow := spansNamed([]*trace.Trace{d.Jaeger().Trace(string(found[1]))}, "GET /hello")
+		slow := spansNamed([]*spans.Trace{d.Jaeger().Trace(string(found[1]))}, "GET /hello")
 		if len(slow) != 1 || slow[0].Duration() < 2*time.Second {
 			return fmt.Errorf("the exemplar %s leads to %+v", found[1], slow)
 		}
@@ -167,7 +167,7 @@ func checkExemplar(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 
 // checkWaits looks at the gap between publishing and processing. If the worker is busy, many messages waited there for
 // a second or more, long after the response.
-func checkWaits(t *testing.T, traces []*trace.Trace, busy bool) {
+func checkWaits(t *testing.T, traces []*spans.Trace, busy bool) {
 	waited, longest := 0, time.Duration(0)
 	for _, r := range requests(t, traces) {
 		gap := r["process work"].Start.Sub(r["publish work"].End)
@@ -185,11 +185,11 @@ func checkWaits(t *testing.T, traces []*trace.Trace, busy bool) {
 }
 
 // onlyTheseFailed compares the failed spans of all traces, by name, from the root down.
-func onlyTheseFailed(t *testing.T, traces []*trace.Trace, want ...string) {
+func onlyTheseFailed(t *testing.T, traces []*spans.Trace, want ...string) {
 	t.Helper()
 	var failed []string
-	var walk func(nodes []*trace.Node)
-	walk = func(nodes []*trace.Node) {
+	var walk func(nodes []*spans.Node)
+	walk = func(nodes []*spans.Node) {
 		for _, n := range nodes {
 			if n.Failed() {
 				failed = append(failed, n.Name)
@@ -206,7 +206,7 @@ func onlyTheseFailed(t *testing.T, traces []*trace.Trace, want ...string) {
 }
 
 // The deepest red span is the first that failed, and has the reason.
-func checkFailingRequest(t *testing.T, traces []*trace.Trace) {
+func checkFailingRequest(t *testing.T, traces []*spans.Trace) {
 	onlyTheseFailed(t, traces, "GET /hello", "handle request", "publish work")
 	publish := requests(t, traces)[0]["publish work"]
 	if publish.Attribute("error.type") != "no_listener" || !strings.HasPrefix(publish.Status.Message, "no worker is listening") {
@@ -215,7 +215,7 @@ func checkFailingRequest(t *testing.T, traces []*trace.Trace) {
 }
 
 // The client gives up, and the server, whose work ends with it, has no error. Nothing is published.
-func checkImpatientCaller(t *testing.T, traces []*trace.Trace) {
+func checkImpatientCaller(t *testing.T, traces []*spans.Trace) {
 	for _, r := range requests(t, traces) {
 		get, handle := r["HTTP GET"], r["handle request"]
 		if !r["make request"].Failed() || !get.Failed() || r["GET /hello"].Failed() || handle.Failed() || r["publish work"] != nil {
@@ -229,7 +229,7 @@ func checkImpatientCaller(t *testing.T, traces []*trace.Trace) {
 
 // checkBroker looks at Redis's own command. If the broker is slow, most requests spend most of their time in it, and so
 // does what the server does around it.
-func checkBroker(t *testing.T, traces []*trace.Trace, slow bool) {
+func checkBroker(t *testing.T, traces []*spans.Trace, slow bool) {
 	mostly := 0
 	for _, r := range requests(t, traces) {
 		command := r["publish"].Duration()

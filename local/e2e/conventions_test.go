@@ -12,11 +12,8 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 )
-
-// explained holds the demo's own attributes that no convention has, each with its reason. There is none now.
-var explained = map[string]string{}
 
 // Each attribute that the demo's own code emits, on spans, events and resources, including those of failures, is a
 // constant in the semconv package.
@@ -67,13 +64,13 @@ func TestEveryAttributeIsOfTheConventions(t *testing.T) {
 	}
 	conventions := semconvKeys(t)
 	for _, key := range keys {
-		if !conventions[key] && explained[key] == "" {
-			t.Errorf("%s is not a constant in the semconv package: use one that is, or explain it here", key)
+		if !conventions[key] {
+			t.Errorf("%s is not a constant in the semconv package: use one that is", key)
 		}
 	}
 }
 
-func failedSpans(d *stack.Demo, service string) (n int) {
+func failedSpans(d *runner.Demo, service string) (n int) {
 	for _, trace := range d.Jaeger().Traces() {
 		for _, span := range trace.Spans {
 			if span.Service == service && span.Failed() {

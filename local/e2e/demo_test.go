@@ -18,9 +18,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 // The shipped demo in one run: what arrives, what else its collectors accept, what it shows, and what it leaves behind.
@@ -30,12 +30,12 @@ func TestDemo(t *testing.T) {
 	waitForTraces(t, d)
 
 	t.Run("traces at Jaeger", func(t *testing.T) {
-		if err := tracetest.Match(expected(t), d.Jaeger().Traces()); err != nil {
+		if err := spantest.Match(expected(t), d.Jaeger().Traces()); err != nil {
 			t.Error(err)
 		}
 	})
 	t.Run("traces at Zipkin", func(t *testing.T) {
-		if err := tracetest.MatchFold(expected(t), d.Zipkin().Traces()); err != nil {
+		if err := spantest.MatchFold(expected(t), d.Zipkin().Traces()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -92,7 +92,7 @@ func TestDemo(t *testing.T) {
 }
 
 // sendZipkin sends the agent a span as a service would that knows only Zipkin's format.
-func sendZipkin(t *testing.T, d *stack.Demo) {
+func sendZipkin(t *testing.T, d *runner.Demo) {
 	const id = "463ac35c9f6413ad48485a3953bb6124"
 	span := fmt.Sprintf(`[{"traceId":%q,"id":"a2fb4a1d1a96d312","kind":"SERVER","name":"old zipkin","timestamp":%d,
 		"duration":1000,"localEndpoint":{"serviceName":"old"}}]`, id, time.Now().UnixMicro())
@@ -108,7 +108,7 @@ func sendZipkin(t *testing.T, d *stack.Demo) {
 }
 
 // sendJaeger sends the agent a span as a service would that knows only Jaeger's format.
-func sendJaeger(t *testing.T, d *stack.Demo) {
+func sendJaeger(t *testing.T, d *runner.Demo) {
 	const id = "0000000000000001000000000000002a"
 	conn, err := grpc.NewClient(address(t, d, "otel-agent", 14250), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -128,7 +128,7 @@ func sendJaeger(t *testing.T, d *stack.Demo) {
 	bothHave(t, d, id, "old jaeger")
 }
 
-func bothHave(t *testing.T, d *stack.Demo, id, name string) {
+func bothHave(t *testing.T, d *runner.Demo, id, name string) {
 	t.Helper()
 	for _, store := range d.Backends() {
 		if span := arrived(t, store.Store, id).Spans[0]; span.Name != name || span.Service != "old" {
@@ -139,7 +139,7 @@ func bothHave(t *testing.T, d *stack.Demo, id, name string) {
 
 // followOneUser sends a request as another user. A search for the attribute, which only the worker's span has, finds
 // that one trace, with the spans of server and worker; the other five are the first user's.
-func followOneUser(t *testing.T, d *stack.Demo) {
+func followOneUser(t *testing.T, d *runner.Demo) {
 	id, err := ask(address(t, d, "server", 8080), http.Header{"Baggage": {"username=alice"}})
 	if err != nil {
 		t.Fatal(err)
@@ -157,7 +157,7 @@ func followOneUser(t *testing.T, d *stack.Demo) {
 }
 
 // look requests the pages of both backends, and the server's health.
-func look(t *testing.T, d *stack.Demo) {
+func look(t *testing.T, d *runner.Demo) {
 	var id string
 	for _, trace := range d.Jaeger().Traces() {
 		if len(trace.Spans) == 7 {
@@ -187,7 +187,7 @@ func look(t *testing.T, d *stack.Demo) {
 	}
 }
 
-func address(t *testing.T, d *stack.Demo, service string, port int) string {
+func address(t *testing.T, d *runner.Demo, service string, port int) string {
 	t.Helper()
 	address, err := d.Addr(service, port)
 	if err != nil {
@@ -199,7 +199,7 @@ func address(t *testing.T, d *stack.Demo, service string, port int) string {
 // Each service can be stopped and started again, on the same ports.
 func TestServicesComeAndGo(t *testing.T) {
 	t.Parallel()
-	d, log := startDemo(t, `services: {client: {scale: 0}}`)
+	d, _ := startDemo(t, `services: {client: {scale: 0}}`)
 	if err := d.Restart(t.Context(), "otel-agent"); err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestServicesComeAndGo(t *testing.T) {
 	})
 	for _, store := range d.Backends() {
 		eventually(t, "a whole trace", func() bool {
-			missing := trace.Missing(store.Traces())
+			missing := spans.Missing(store.Traces())
 			for _, trace := range store.Traces() {
 				if len(trace.Spans) == 5 && missing[trace.ID] == "" {
 					return true
@@ -256,5 +256,4 @@ func TestServicesComeAndGo(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the worker's exit was not reported")
 	}
-	_ = log
 }

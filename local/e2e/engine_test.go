@@ -19,9 +19,9 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"otel-demo/local/compose"
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 // composeFlag is -compose, or -compose='docker-compose' to choose the Compose command.
@@ -109,24 +109,24 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 			first = time.Since(start)
 		}
 		if err == nil {
-			err = tracetest.Match(expected(t), traces)
+			err = spantest.Match(expected(t), traces)
 		}
 		return err
 	})
 	untilNil(t, func() error {
 		traces, err := zipkinTraces()
 		if err == nil {
-			err = tracetest.MatchFold(expected(t), traces)
+			err = spantest.MatchFold(expected(t), traces)
 		}
 		return err
 	})
 	t.Logf("first whole trace at Jaeger %v after up, all at both %v", first, time.Since(start))
 
 	// Wait until all spans in flight have arrived: nothing else may come.
-	time.Sleep(2 * stack.Settled)
+	time.Sleep(2 * runner.Settled)
 	if traces, err := jaegerTraces(start); err != nil {
 		t.Error(err)
-	} else if err := tracetest.Match(expected(t), traces); err != nil {
+	} else if err := spantest.Match(expected(t), traces); err != nil {
 		t.Errorf("something else came: %v", err)
 	}
 	// Zipkin's header lets a browser's page of another site read the response. By default it is there.
@@ -152,29 +152,21 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 	}
 }
 
-func isWholeRequest(t *trace.Trace) bool { return len(t.Spans) == 7 }
+func isWholeRequest(t *spans.Trace) bool { return len(t.Spans) == 7 }
 
 // untilNil waits up to 90 s until check returns nil.
 func untilNil(t *testing.T, check func() error) {
 	t.Helper()
-	for end := time.Now().Add(90 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("after 90 s: %v", err)
-		}
-	}
+	within(t, 90*time.Second, check)
 }
 
 // jaegerTraces returns all traces that Compose's Jaeger has.
-func jaegerTraces(start time.Time) ([]*trace.Trace, error) {
+func jaegerTraces(start time.Time) ([]*spans.Trace, error) {
 	return jaegerTracesOf("127.0.0.1:16686", start)
 }
 
 // jaegerTracesOf queries service by service: Jaeger has no query for all traces.
-func jaegerTracesOf(address string, start time.Time) ([]*trace.Trace, error) {
+func jaegerTracesOf(address string, start time.Time) ([]*spans.Trace, error) {
 	api := "http://" + address + "/api/v3/"
 	body, err := fetch(api + "services")
 	if err != nil {
@@ -184,7 +176,7 @@ func jaegerTracesOf(address string, start time.Time) ([]*trace.Trace, error) {
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return nil, err
 	}
-	var all []*trace.Trace
+	var all []*spans.Trace
 	for _, service := range answer.Services {
 		body, err := fetch(api + "traces?" + url.Values{
 			"query.service_name":   {service},
@@ -201,7 +193,7 @@ func jaegerTracesOf(address string, start time.Time) ([]*trace.Trace, error) {
 			return nil, err
 		}
 		for _, one := range traces {
-			if !slices.ContainsFunc(all, func(t *trace.Trace) bool { return t.ID == one.ID }) {
+			if !slices.ContainsFunc(all, func(t *spans.Trace) bool { return t.ID == one.ID }) {
 				all = append(all, one)
 			}
 		}
@@ -210,9 +202,9 @@ func jaegerTracesOf(address string, start time.Time) ([]*trace.Trace, error) {
 }
 
 // zipkinTraces returns all traces that Compose's Zipkin has.
-func zipkinTraces() ([]*trace.Trace, error) { return zipkinTracesOf("127.0.0.1:9411") }
+func zipkinTraces() ([]*spans.Trace, error) { return zipkinTracesOf("127.0.0.1:9411") }
 
-func zipkinTracesOf(address string) ([]*trace.Trace, error) {
+func zipkinTracesOf(address string) ([]*spans.Trace, error) {
 	body, err := fetch("http://" + address + "/api/v2/traces?limit=1000&lookback=3600000")
 	if err != nil {
 		return nil, err
@@ -221,7 +213,7 @@ func zipkinTracesOf(address string) ([]*trace.Trace, error) {
 }
 
 // parseJaeger parses what Jaeger's API returns (/api/v3/traces and below).
-func parseJaeger(body []byte) ([]*trace.Trace, error) {
+func parseJaeger(body []byte) ([]*spans.Trace, error) {
 	var answer struct {
 		Result json.RawMessage `json:"result"`
 	}
@@ -232,7 +224,7 @@ func parseJaeger(body []byte) ([]*trace.Trace, error) {
 }
 
 // parseZipkin parses what Zipkin's API returns: one trace (/api/v2/trace/ID) or several (/api/v2/traces).
-func parseZipkin(body []byte) (all []*trace.Trace, err error) {
+func parseZipkin(body []byte) (all []*spans.Trace, err error) {
 	var lists []json.RawMessage
 	if err := json.Unmarshal(body, &lists); err != nil {
 		return nil, err
@@ -251,11 +243,11 @@ func parseZipkin(body []byte) (all []*trace.Trace, err error) {
 }
 
 // sorted groups spans into traces.
-func sorted(spans ptrace.Traces, err error) ([]*trace.Trace, error) {
+func sorted(from ptrace.Traces, err error) ([]*spans.Trace, error) {
 	if err != nil {
 		return nil, err
 	}
-	traces, rejected := trace.FromOTLP(spans)
+	traces, rejected := spans.FromOTLP(from)
 	if rejected > 0 {
 		return nil, fmt.Errorf("%d spans have no id", rejected)
 	}

@@ -1,20 +1,21 @@
 package e2e
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
 )
 
 // awayFor is how long something is down in these tests.
 const awayFor = time.Minute
 
 // stopFor stops a service for the length of an outage.
-func stopFor(t *testing.T, d *stack.Demo, name string, meanwhile func()) {
+func stopFor(t *testing.T, d *runner.Demo, name string, meanwhile func()) {
 	t.Helper()
 	if err := d.StopService(name); err != nil {
 		t.Fatal(err)
@@ -152,17 +153,12 @@ func TestTheCollectorRestartsAndZipkinIsAway(t *testing.T) {
 }
 
 // arrivesAt waits up to 15 s until a store has all spans of all traces, and returns how long that took.
-func arrivesAt(t *testing.T, store *trace.Store, ids []string) time.Duration {
+func arrivesAt(t *testing.T, store *spans.Store, ids []string) time.Duration {
 	t.Helper()
-	start := time.Now()
-	for {
-		n, example := lost(store, ids, requestSpans)
-		if n == 0 {
-			return time.Since(start).Round(100 * time.Millisecond)
+	return within(t, 15*time.Second, func() error {
+		if n, example := lost(store, ids, requestSpans); n > 0 {
+			return fmt.Errorf("%d spans did not arrive after the response: %s", n, example)
 		}
-		if time.Since(start) > 15*time.Second {
-			t.Fatalf("%d spans did not arrive within 15 s of the response: %s", n, example)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+		return nil
+	})
 }

@@ -17,7 +17,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"otel-demo/local/compose"
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 )
 
 // realRedis is the test's own redis-server, with the options that ship. Its clients need the password.
@@ -46,7 +46,7 @@ func startRedis(t *testing.T) *realRedis {
 
 func (r *realRedis) start() {
 	r.t.Helper()
-	project, err := compose.Load(r.t.Context(), projectRoot(r.t), []string{compose.File})
+	project, err := runner.Load(r.t.Context(), projectRoot(r.t), []string{compose.File})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestRedisRestarts(t *testing.T) {
 }
 
 // redisFault starts the demo on its own Redis, and returns a client of that Redis.
-func redisFault(t *testing.T, worker string) (*realRedis, *goredis.Client, *stack.Demo, *safeBuffer) {
+func redisFault(t *testing.T, worker string) (*realRedis, *goredis.Client, *runner.Demo, *safeBuffer) {
 	t.Helper()
 	r := startRedis(t)
 	d, log := startDemoOn(t, fmt.Sprintf("redis://:%s@%s/0", redisPassword, r.address), noClient, worker)

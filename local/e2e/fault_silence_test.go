@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
 )
 
 // A connection that goes silent without closing, as after a lost node, or behind a NAT or a firewall: each hop notices
@@ -18,12 +18,12 @@ import (
 func TestAConnectionThatGoesSilent(t *testing.T) {
 	t.Parallel()
 	needsLong(t)
-	jaeger, zipkin := (*stack.Demo).Jaeger, (*stack.Demo).Zipkin
+	jaeger, zipkin := (*runner.Demo).Jaeger, (*runner.Demo).Zipkin
 	for name, hop := range map[string]struct {
 		overlay string // with the relay's address in place of %s
 		to      string
 		port    int
-		store   func(*stack.Demo) *trace.Store
+		store   func(*runner.Demo) *spans.Store
 		log     string // of whoever notices
 	}{
 		"from the programs to the agent": {`services: {server: {environment: {OTEL_EXPORTER_OTLP_ENDPOINT: "http://%s"}}}`,

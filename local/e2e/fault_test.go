@@ -13,21 +13,21 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"otel-demo/local/load"
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 )
 
 // The demo without its client. The tests send the requests.
 const noClient = `services: {client: {scale: 0}}`
 
 // startServices starts the demo without its client, and waits until the server is healthy, so that a worker listens.
-func startServices(t *testing.T, overlays ...string) (*stack.Demo, *safeBuffer) {
+func startServices(t *testing.T, overlays ...string) (*runner.Demo, *safeBuffer) {
 	t.Helper()
 	d, log := startDemo(t, append(overlays, noClient)...)
 	isWell(t, d)
 	return d, log
 }
 
-func isWell(t *testing.T, d *stack.Demo) {
+func isWell(t *testing.T, d *runner.Demo) {
 	t.Helper()
 	health := "http://" + address(t, d, "server", 8080) + "/healthz"
 	eventually(t, "the server to be healthy", func() bool { return getURL(health).status == http.StatusOK })

@@ -24,7 +24,7 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/load"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans/spantest"
 )
 
 // hostile are payloads that nobody should publish, and how many of each a test sends. Those that can be decoded are
@@ -340,7 +340,7 @@ func nested(size int) map[string][]byte {
 	n := size / (len(open) + len(shut))
 	id := `"traceId":"` + strings.Repeat("1", 32) + `"`
 	return map[string][]byte{
-		"OTLP": tracetest.Nested(size),
+		"OTLP": spantest.Nested(size),
 		"OTLP as JSON": []byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{` + id + `,"spanId":"1111111111111111","attributes":[{"key":"k","value":` +
 			strings.Repeat(open, n) + strings.Repeat(shut, n) + `}]}]}]}]}`),
 		"arrays": []byte(`[{` + id + `,"id":"1","unknown":` + strings.Repeat("[", size/2) + strings.Repeat("]", size/2) + `}]`),

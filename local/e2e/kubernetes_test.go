@@ -15,13 +15,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 var (
@@ -152,7 +152,7 @@ func (c cluster) forward(t *testing.T, target string, port int) string {
 func TestKubernetes(t *testing.T) {
 	c := onCluster(t)
 	jaeger, zipkin := c.forward(t, "service/jaeger", 16686), c.forward(t, "service/zipkin", 9411)
-	traces := func() ([]*trace.Trace, error) { return jaegerTracesOf(jaeger, c.started.Add(-time.Minute)) }
+	traces := func() ([]*spans.Trace, error) { return jaegerTracesOf(jaeger, c.started.Add(-time.Minute)) }
 
 	made := 0 // spans
 	t.Run("gives the same traces", func(t *testing.T) {
@@ -161,14 +161,14 @@ func TestKubernetes(t *testing.T) {
 		untilNil(t, func() error {
 			all, err := traces()
 			if err == nil {
-				err = tracetest.Match(expected(t), all)
+				err = spantest.Match(expected(t), all)
 			}
 			return err
 		})
 		untilNil(t, func() error {
 			all, err := zipkinTracesOf(zipkin)
 			if err == nil {
-				err = tracetest.MatchFold(expected(t), all)
+				err = spantest.MatchFold(expected(t), all)
 			}
 			return err
 		})
@@ -179,7 +179,7 @@ func TestKubernetes(t *testing.T) {
 		for _, trace := range all {
 			made += len(trace.Spans)
 		}
-		t.Logf("Jaeger has, and Zipkin too:\n%s", trace.Shape(all))
+		t.Logf("Jaeger has, and Zipkin too:\n%s", spans.Shape(all))
 	})
 
 	t.Run("collectors share the load, and spans pass through their own node's agent", func(t *testing.T) {
@@ -192,9 +192,9 @@ func TestKubernetes(t *testing.T) {
 			case "server":
 				loads = append(loads, startLoad(t, c.forward(t, "pod/"+pod.name, 8080), 4))
 			case "otel-agent":
-				agents[pod.name] = "http://" + c.forward(t, "pod/"+pod.name, 8888) + "/metrics"
+				agents[pod.name] = c.forward(t, "pod/"+pod.name, 8888)
 			case "otel-collector":
-				collectors[pod.name] = "http://" + c.forward(t, "pod/"+pod.name, 8888) + "/metrics"
+				collectors[pod.name] = c.forward(t, "pod/"+pod.name, 8888)
 			}
 		}
 		// An agent that started first learns of a new collector only when one of its connections closes.
@@ -274,18 +274,18 @@ func TestKubernetes(t *testing.T) {
 }
 
 // acceptedSpans returns how many spans collectors have received, by their own metrics, and the sum.
-func acceptedSpans(urls map[string]string) (accepted map[string]int, sum int, err error) {
+func acceptedSpans(addresses map[string]string) (accepted map[string]int, sum int, err error) {
 	accepted = map[string]int{}
-	for name, url := range urls {
-		body, err := fetch(url)
+	for name, address := range addresses {
+		metrics, err := runner.Metrics(address)
 		if err != nil {
 			return nil, 0, err
 		}
 		accepted[name] = 0 // a collector that has received none has no such metric
-		metric := regexp.MustCompile(`(?m)^otelcol_receiver_accepted_spans\w*\{.*\} (\d+)$`)
-		for _, found := range metric.FindAllSubmatch(body, -1) {
-			n, _ := strconv.Atoi(string(found[1]))
-			accepted[name] += n
+		for _, m := range metrics {
+			if strings.HasPrefix(string(m.Metric["__name__"]), "otelcol_receiver_accepted_spans") {
+				accepted[name] += int(m.Value)
+			}
 		}
 		sum += accepted[name]
 	}
@@ -549,7 +549,7 @@ func (f fault) report(load *loading, at time.Time, whole string) (lost int, fail
 	text := ""
 	for _, b := range []struct {
 		name, url string
-		parse     func([]byte) ([]*trace.Trace, error)
+		parse     func([]byte) ([]*spans.Trace, error)
 	}{
 		{"Jaeger", "http://" + f.jaeger + "/api/v3/traces/", parseJaeger},
 		{"Zipkin", "http://" + f.zipkin + "/api/v2/trace/", parseZipkin},
@@ -590,7 +590,7 @@ func (f fault) report(load *loading, at time.Time, whole string) (lost int, fail
 }
 
 // lacking returns which of the spans that a trace must have are missing.
-func lacking(url string, parse func([]byte) ([]*trace.Trace, error), names []string) []string {
+func lacking(url string, parse func([]byte) ([]*spans.Trace, error), names []string) []string {
 	body, err := fetch(url)
 	if err != nil {
 		return names // Jaeger's and Zipkin's 404

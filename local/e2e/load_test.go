@@ -4,22 +4,20 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
+	"otel-demo/local/compose"
 	"otel-demo/local/load"
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
 )
 
 // loading sends requests until its test stops it.
@@ -108,7 +106,7 @@ func (l *loading) latency(quantile float64, from, to time.Time) time.Duration {
 var requestSpans = []string{"server get /hello", "server handle request", "server publish", "server publish work", "worker process work"}
 
 // lost returns how many of the spans that each trace should have are missing from a store, and an example of one trace.
-func lost(store *trace.Store, ids, want []string) (spans int, example string) {
+func lost(store *spans.Store, ids, want []string) (spans int, example string) {
 	for _, id := range ids {
 		got := map[string]bool{}
 		if trace := store.Trace(id); trace != nil {
@@ -127,35 +125,26 @@ func lost(store *trace.Store, ids, want []string) (spans int, example string) {
 }
 
 // allArrive waits until both backends have all spans of all traces, and returns how long that took.
-func allArrive(t *testing.T, d *stack.Demo, ids []string, within time.Duration) time.Duration {
+func allArrive(t *testing.T, d *runner.Demo, ids []string, limit time.Duration) time.Duration {
 	t.Helper()
 	if len(ids) == 0 {
 		t.Fatal("there is no trace to wait for")
 	}
 	start := time.Now()
-	for name, store := range map[string]*trace.Store{"Jaeger": d.Jaeger(), "Zipkin": d.Zipkin()} {
-		for {
-			spans, example := lost(store, ids, requestSpans)
-			if spans == 0 {
-				break
+	for name, store := range map[string]*spans.Store{"Jaeger": d.Jaeger(), "Zipkin": d.Zipkin()} {
+		within(t, limit, func() error {
+			if n, example := lost(store, ids, requestSpans); n > 0 {
+				return fmt.Errorf("%s lacks %d of the %d spans of %d requests: %s", name, n, len(ids)*len(requestSpans), len(ids), example)
 			}
-			if time.Since(start) > within {
-				t.Errorf("%s lacks %d of the %d spans of %d requests after %v: %s", name, spans,
-					len(ids)*len(requestSpans), len(ids), within, example)
-				break
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-	}
-	if t.Failed() {
-		t.FailNow() // so that no wrong figures are logged
+			return nil
+		})
 	}
 	return time.Since(start).Round(100 * time.Millisecond)
 }
 
 // terminateService sends a service SIGTERM, and returns its exit status and how long it took to exit. More than limit
 // is an error.
-func terminateService(t *testing.T, d *stack.Demo, name string, limit time.Duration) (status int, took time.Duration) {
+func terminateService(t *testing.T, d *runner.Demo, name string, limit time.Duration) (status int, took time.Duration) {
 	t.Helper()
 	start := time.Now()
 	if err := d.StopService(name); err != nil { // it kills a process that hasn't exited after 10 s
@@ -173,7 +162,7 @@ func terminateService(t *testing.T, d *stack.Demo, name string, limit time.Durat
 }
 
 // peakMemory returns the most memory that a service's process has used so far, in MB.
-func peakMemory(t *testing.T, d *stack.Demo, name string) int {
+func peakMemory(t *testing.T, d *runner.Demo, name string) int {
 	t.Helper()
 	return peakOf(t, d.PIDs(name)[0])
 }
@@ -241,27 +230,9 @@ func TestLoadReportsBothSides(t *testing.T) {
 	}
 }
 
-func TestCollectorAloneListens(t *testing.T) {
-	if !isFree("127.0.0.1:4317") {
-		t.Skip("port 4317 is taken")
-	}
-	cmd := exec.Command(binary(t, "local"), "-collector")
-	cmd.Dir = projectRoot(t)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if it hasn't exited
-	eventually(t, "the collector to listen", func() bool {
-		connection, err := net.Dial("tcp", "127.0.0.1:4317")
-		if err == nil {
-			_ = connection.Close() // it was only a check
-		}
-		return err == nil
-	})
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
-	}
+// The benchmarks in pkg export to it.
+func TestACollectorStartsAlone(t *testing.T) {
+	t.Parallel()
+	d, _ := startDemoWith(t, runner.Options{Files: []string{compose.File, "docs/performance/collector.yml"}})
+	eventually(t, "the collector to count", func() bool { return d.Hops().String() == "spans: 0 accepted by otel-agent" })
 }

@@ -7,23 +7,23 @@ import (
 	"testing"
 	"time"
 
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 )
 
 // The number that a program logs is exactly what is missing at the other end.
 func TestLostSpansAreReported(t *testing.T) {
 	t.Parallel()
-	for name, run := range map[string]func(t *testing.T, d *stack.Demo, requests func(n int)){
-		"the queue is full": func(t *testing.T, d *stack.Demo, requests func(n int)) {
+	for name, run := range map[string]func(t *testing.T, d *runner.Demo, requests func(n int)){
+		"the queue is full": func(t *testing.T, d *runner.Demo, requests func(n int)) {
 			stopService(t, d, "otel-agent")
 			requests(100) // 400 spans, and room for 200
 			startService(t, d, "otel-agent")
 		},
-		"the agent is gone for good": func(t *testing.T, d *stack.Demo, requests func(n int)) {
+		"the agent is gone for good": func(t *testing.T, d *runner.Demo, requests func(n int)) {
 			stopService(t, d, "otel-agent")
 			requests(20)
 		},
-		"the agent is gone at the end": func(t *testing.T, d *stack.Demo, requests func(n int)) {
+		"the agent is gone at the end": func(t *testing.T, d *runner.Demo, requests func(n int)) {
 			requests(20)
 			eventually(t, "80 spans of the server", func() bool { return spansOf(d, "server") == 80 })
 			stopService(t, d, "otel-agent")
@@ -60,7 +60,7 @@ func TestLostSpansAreReported(t *testing.T) {
 }
 
 // spansOf counts the spans of a service at Jaeger.
-func spansOf(d *stack.Demo, service string) (n int) {
+func spansOf(d *runner.Demo, service string) (n int) {
 	for _, trace := range d.Jaeger().Traces() {
 		for _, span := range trace.Spans {
 			if span.Service == service {
@@ -71,14 +71,14 @@ func spansOf(d *stack.Demo, service string) (n int) {
 	return n
 }
 
-func stopService(t *testing.T, d *stack.Demo, name string) {
+func stopService(t *testing.T, d *runner.Demo, name string) {
 	t.Helper()
 	if err := d.StopService(name); err != nil {
 		t.Fatal(fmt.Errorf("stop %s: %w", name, err))
 	}
 }
 
-func startService(t *testing.T, d *stack.Demo, name string) {
+func startService(t *testing.T, d *runner.Demo, name string) {
 	t.Helper()
 	if err := d.StartService(t.Context(), name); err != nil {
 		t.Fatal(fmt.Errorf("start %s: %w", name, err))

@@ -33,8 +33,8 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/load"
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
 )
 
 // missingPage is the page whose rows are tested here, each by the test that its last column names.
@@ -166,7 +166,7 @@ var faults = map[string]func(m *missing){
 		arrived(m.T, d.Zipkin(), id)
 		zipkin := "http://" + address(m.T, d, "zipkin", 9411)
 		var others []map[string]any
-		for range trace.KeptTraces {
+		for range spans.KeptTraces {
 			others = append(others, map[string]any{"traceId": load.RandomHex(16), "id": load.RandomHex(8), "timestamp": time.Now().UnixMicro()})
 		}
 		post(m.T, zipkin, others)
@@ -217,7 +217,7 @@ var faults = map[string]func(m *missing){
 	"wrong-ctx": func(m *missing) {
 		m.brokenServer(m.edited())
 		const says = `the consumer of server "publish work" is there, but under server "handle request"`
-		if all := trace.Missing(m.demo.Jaeger().Traces()); !slices.Contains(slices.Collect(maps.Values(all)), says) {
+		if all := spans.Missing(m.demo.Jaeger().Traces()); !slices.Contains(slices.Collect(maps.Values(all)), says) {
 			m.Errorf("no trace is incomplete because %s: %v", says, all)
 		}
 	},
@@ -309,7 +309,7 @@ type missing struct {
 	*testing.T
 	name   string
 	quotes []string
-	demo   *stack.Demo
+	demo   *runner.Demo
 	log    *safeBuffer
 	build  func() (dir string, err error)
 }
@@ -366,13 +366,13 @@ func (m *missing) breaksInto(id string, wire func(texts ...string) string) {
 
 // pieces returns the trace with that id, those with a span of a program that this test runs, and those in which one of
 // their messages, or one whose id is the test's name, is processed.
-func (m *missing) pieces(id string) (pieces []*trace.Trace) {
+func (m *missing) pieces(id string) (pieces []*spans.Trace) {
 	messages := map[string]bool{m.name: true}
 	for _, producing := range []bool{true, false} {
 		for _, t := range m.demo.Jaeger().Traces() {
 			mine := t.ID == id
 			for _, s := range t.Spans {
-				of := slices.Contains(s.Resource, trace.Attribute{Key: "row", Value: m.name})
+				of := slices.Contains(s.Resource, spans.Attribute{Key: "row", Value: m.name})
 				message := s.Attribute("messaging.message.id")
 				mine = mine || of || messages[message]
 				if of && message != "" {
@@ -389,9 +389,9 @@ func (m *missing) pieces(id string) (pieces []*trace.Trace) {
 
 // paths returns the paths from each root down to each leaf, by name. A span whose parent is missing has ? above it. The
 // client's other traces, and Redis's own command, are left out.
-func paths(traces ...*trace.Trace) (all []string) {
-	var walk func(above string, n *trace.Node)
-	walk = func(above string, n *trace.Node) {
+func paths(traces ...*spans.Trace) (all []string) {
+	var walk func(above string, n *spans.Node)
+	walk = func(above string, n *spans.Node) {
 		path, leaf := above+n.Name, true
 		for _, child := range n.Children {
 			if child.Name != "publish" {
@@ -490,7 +490,7 @@ func (m *missing) isNowhere(id string) {
 }
 
 // heldByTheAgent starts a demo whose agent holds the spans of one request, because the collector is down.
-func (m *missing) heldByTheAgent() (d *stack.Demo, id string) {
+func (m *missing) heldByTheAgent() (d *runner.Demo, id string) {
 	m.Helper()
 	d, m.log = startServices(m.T)
 	stopService(m.T, d, "otel-collector")
@@ -500,7 +500,7 @@ func (m *missing) heldByTheAgent() (d *stack.Demo, id string) {
 }
 
 // isLost checks that a trace doesn't arrive once everything runs again.
-func (m *missing) isLost(d *stack.Demo, id string) {
+func (m *missing) isLost(d *runner.Demo, id string) {
 	m.Helper()
 	startService(m.T, d, "otel-collector")
 	startService(m.T, d, "otel-agent")
@@ -635,7 +635,7 @@ func buildEdited(ctx context.Context, root, dir string, edits []edit, packages .
 	}
 	overlay := filepath.Join(dir, "overlay.json")
 	return errors.Join(os.WriteFile(overlay, list, 0o600),
-		stack.Build(ctx, root, dir, append([]string{"-overlay", overlay}, packages...)...))
+		runner.Build(ctx, root, dir, append([]string{"-overlay", overlay}, packages...)...))
 }
 
 // certificate writes a self-signed certificate for localhost, and its key.

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"otel-demo/local/load"
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 var everyOutage = flag.Bool("outages", false, "with -long: every outage at every rate and size, which takes some 25 minutes")
@@ -77,39 +77,23 @@ func (c outageCase) losesNothing(t *testing.T) {
 	d, log := startServices(t, overlays...)
 	received := map[string]*load.Arrivals{}
 	came := map[string]*atomic.Int64{"jaeger": {}, "zipkin": {}} // spans, including those that came twice
-	for name, store := range map[string]*trace.Store{"jaeger": d.Jaeger(), "zipkin": d.Zipkin()} {
+	for name, store := range map[string]*spans.Store{"jaeger": d.Jaeger(), "zipkin": d.Zipkin()} {
 		a := load.NewArrivals()
 		received[name] = a
-		store.Divert(func(parts []*trace.Trace) {
+		store.Divert(func(parts []*spans.Trace) {
 			a.Take(parts)
 			for _, part := range parts {
 				came[name].Add(int64(len(part.Spans)))
 			}
 		})
 	}
-	wait := func(what string, within time.Duration, condition func() bool) time.Duration {
-		t.Helper()
-		start := time.Now()
-		for !condition() {
-			if time.Since(start) > within {
-				for name, a := range received {
-					t.Logf("%s has %d spans", name, a.Count())
-				}
-				t.Fatalf("%s: not within %v", what, within)
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		return time.Since(start).Round(100 * time.Millisecond)
-	}
 	r := load.Start(address(t, d, "server", 8080), c.rate, 0, "username="+strings.Repeat("x", c.size))
 	t.Cleanup(r.Stop)
-	wait("requests", 20*time.Second, func() bool { return len(r.Ended()) >= 5*c.rate })
+	eventuallyWithin(t, 20*time.Second, "requests", func() bool { return len(r.Ended()) >= 5*c.rate })
 	if err := d.StopService(c.down); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(c.lasts); time.Now().Before(end); {
-		time.Sleep(100 * time.Millisecond)
-	}
+	time.Sleep(c.lasts)
 	if err := d.StartService(t.Context(), c.down); err != nil {
 		t.Fatal(err)
 	}
@@ -117,9 +101,9 @@ func (c outageCase) losesNothing(t *testing.T) {
 	all := func(spans int) func() bool {
 		return func() bool { return received["jaeger"].Count() >= spans && received["zipkin"].Count() >= spans }
 	}
-	backlog := wait("the backlog", 3*time.Minute, all(held))
+	backlog := eventuallyWithin(t, 3*time.Minute, "the backlog", all(held))
 	sent := len(r.Ended())
-	wait("requests after the outage", 20*time.Second, func() bool { return len(r.Ended()) >= sent+5*c.rate })
+	eventuallyWithin(t, 20*time.Second, "requests after the outage", func() bool { return len(r.Ended()) >= sent+5*c.rate })
 	r.Stop()
 	ended := r.Ended()
 	// On a busy machine the server may respond 503, with one span fewer. That is not tested here.
@@ -129,7 +113,7 @@ func (c outageCase) losesNothing(t *testing.T) {
 			spans += load.SpansPerRequest - 1
 		}
 	}
-	wait("all spans", time.Minute, all(spans))
+	eventuallyWithin(t, time.Minute, "all spans", all(spans))
 	if strings.Contains(log.String(), "spans were lost") || strings.Contains(log.String(), "Dropping data") {
 		t.Errorf("the log reports that spans were lost")
 	}

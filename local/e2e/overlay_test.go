@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"otel-demo/local/compose"
-	"otel-demo/local/stack"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans/spantest"
 )
 
 // Several workers, a queue on disk in a volume, and a Prometheus: what recipes need beyond the shipped demo.
@@ -81,7 +81,7 @@ func TestACollectorThatDoesNotListenIsNamed(t *testing.T) {
   otel-collector: {command: ["--config=/etc/otel-collector-config.yaml", "--set=receivers.otlp.protocols.http.endpoint=0.0.0.0:4319"]}
 `)}
 	start := time.Now()
-	d, err := stack.Start(t.Context(), stack.Options{Root: projectRoot(t), Binaries: filepath.Dir(binary(t, "local")), Files: files, FreePorts: true})
+	d, err := runner.Start(t.Context(), runner.Options{Root: projectRoot(t), Binaries: filepath.Dir(binary(t, "local")), Files: files, FreePorts: true})
 	if err == nil {
 		t.Fatal("it started", d.Stop())
 	}
@@ -125,7 +125,7 @@ func TestNoTraceIsLostWhileTheAgentIsAway(t *testing.T) {
 	}
 	waitForTraces(t, d)
 	want := strings.Replace(expected(t), "5 traces", "150 traces", 1)
-	if err := tracetest.Match(want, d.Jaeger().Traces()); err != nil {
+	if err := spantest.Match(want, d.Jaeger().Traces()); err != nil {
 		t.Error(err)
 	}
 }

@@ -14,11 +14,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"otel-demo/local/stack"
+	"otel-demo/local/runner"
 )
 
 // checkOwnProgram sends a span from outside through each of the agent's two ports. It returns the ids of the traces.
-func checkOwnProgram(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
+func checkOwnProgram(t *testing.T, d *runner.Demo, _ *safeBuffer) []string {
 	ids := sendOwnSpans(t, address(t, d, "otel-agent", 4317), address(t, d, "otel-agent", 4318), func(id string) error {
 		if trace := d.Jaeger().Trace(id); trace == nil || len(trace.Spans) != 1 {
 			return fmt.Errorf("the trace %s did not arrive", id)

@@ -26,9 +26,9 @@ import (
 	"time"
 
 	"otel-demo/local/compose"
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
 
 // A lesson is a recipe or a case, by the path of its folder and perhaps a variant: recipes/b3, recipes/b3/both,
@@ -45,7 +45,7 @@ func lessons(t *testing.T, folder string) (names []string) {
 }
 
 // lessonChecks check what a recipe promises besides its traces. Each returns the ids of the traces that it has made.
-var lessonChecks = map[string]func(t *testing.T, d *stack.Demo, log *safeBuffer) []string{
+var lessonChecks = map[string]func(t *testing.T, d *runner.Demo, log *safeBuffer) []string{
 	"recipes/b3":                   checkB3,
 	"recipes/b3/both":              checkBothFormats,
 	"recipes/head-sampling":        checkDecisionTravels,
@@ -171,13 +171,13 @@ func checkREADME(t *testing.T, folder string, want []string) {
 }
 
 // startLessons starts the demo with overlays, on free ports.
-func startLessons(t *testing.T, files ...string) (*stack.Demo, *safeBuffer) {
+func startLessons(t *testing.T, files ...string) (*runner.Demo, *safeBuffer) {
 	t.Helper()
-	return startDemoWith(t, stack.Options{Files: append([]string{compose.File}, files...)})
+	return startDemoWith(t, runner.Options{Files: append([]string{compose.File}, files...)})
 }
 
 // waitForClients waits until all clients have exited with this status.
-func waitForClients(t *testing.T, d *stack.Demo, want int) {
+func waitForClients(t *testing.T, d *runner.Demo, want int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
@@ -202,13 +202,13 @@ func runLesson(t *testing.T, lesson, fix string) {
 
 	var own []string // traces that the check has made
 	match := func() error {
-		var others []*trace.Trace
+		var others []*spans.Trace
 		for _, trace := range d.Jaeger().Traces() {
 			if !slices.Contains(own, trace.ID) {
 				others = append(others, trace)
 			}
 		}
-		return tracetest.Match(want, others)
+		return spantest.Match(want, others)
 	}
 	untilNil(t, match)
 	t.Logf("the traces were there after %v", time.Since(start).Round(100*time.Millisecond))
@@ -221,7 +221,7 @@ func runLesson(t *testing.T, lesson, fix string) {
 
 	select {
 	case err := <-d.Failed():
-		var end *stack.EndError
+		var end *runner.EndError
 		if !errors.As(err, &end) || !end.OfClient || end.Status != status {
 			t.Error(err)
 		}
@@ -270,7 +270,7 @@ const (
 
 // onTheWire listens on the channel as `redis-cli subscribe work` does, sends the server a request with these headers,
 // and returns the headers of the message that it publishes.
-func onTheWire(t *testing.T, d *stack.Demo, header http.Header) map[string]string {
+func onTheWire(t *testing.T, d *runner.Demo, header http.Header) map[string]string {
 	t.Helper()
 	conn, err := net.Dial("tcp", address(t, d, "redis", 6379))
 	if err != nil {
@@ -302,7 +302,7 @@ func onTheWire(t *testing.T, d *stack.Demo, header http.Header) map[string]strin
 }
 
 // An incoming B3 header goes out in the message, and no other format does.
-func checkB3(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
+func checkB3(t *testing.T, d *runner.Demo, _ *safeBuffer) []string {
 	headers := onTheWire(t, d, http.Header{"B3": {asB3}, "Baggage": {"username=jo"}})
 	if !strings.HasPrefix(headers["b3"], sentID+"-") || headers["baggage"] != "username=jo" || len(headers) != 2 {
 		t.Errorf("the message's headers are %v, want b3 with the trace id, baggage, and nothing else", headers)
@@ -332,7 +332,7 @@ func TestTheMessageTellsWhoIsBroken(t *testing.T) {
 }
 
 // Whichever format comes in, both go out.
-func checkBothFormats(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
+func checkBothFormats(t *testing.T, d *runner.Demo, _ *safeBuffer) []string {
 	for _, header := range []http.Header{{"B3": {asB3}}, {"Traceparent": {asW3C}}} {
 		headers := onTheWire(t, d, header)
 		if !strings.HasPrefix(headers["b3"], sentID+"-") || !strings.HasPrefix(headers["traceparent"], "00-"+sentID+"-") {
@@ -343,7 +343,7 @@ func checkBothFormats(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 }
 
 // The server and the worker follow the decision in the request's headers.
-func checkDecisionTravels(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
+func checkDecisionTravels(t *testing.T, d *runner.Demo, _ *safeBuffer) []string {
 	dropped := strings.Replace(sentID, "4", "5", 1)
 	flags := onTheWire(t, d, http.Header{"Traceparent": {"00-" + dropped + "-00f067aa0ba902b7-00"}})["traceparent"]
 	if !strings.HasPrefix(flags, "00-"+dropped+"-") || !strings.HasSuffix(flags, "-00") {
@@ -361,7 +361,7 @@ func checkDecisionTravels(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 }
 
 // everything returns all that Jaeger has, as it was sent, including times and ids.
-func everything(t *testing.T, d *stack.Demo) string {
+func everything(t *testing.T, d *runner.Demo) string {
 	t.Helper()
 	var all strings.Builder
 	for _, store := range d.Backends() {
@@ -374,7 +374,7 @@ func everything(t *testing.T, d *stack.Demo) string {
 	return all.String()
 }
 
-func checkRedacted(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
+func checkRedacted(t *testing.T, d *runner.Demo, _ *safeBuffer) []string {
 	all := everything(t, d)
 	for _, private := range []string{"donuts", "s3cr3t", "Key:client.address", "Key:network.peer.address"} {
 		if strings.Contains(all, private) {
@@ -387,7 +387,7 @@ func checkRedacted(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	return nil
 }
 
-func checkAllowed(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
+func checkAllowed(t *testing.T, d *runner.Demo, _ *safeBuffer) []string {
 	all := everything(t, d)
 	for _, private := range []string{"donuts", "s3cr3t", "hello, world", "url.full", "user.name"} {
 		if strings.Contains(all, private) {
@@ -400,7 +400,7 @@ func checkAllowed(t *testing.T, d *stack.Demo, _ *safeBuffer) []string {
 	return nil
 }
 
-func checkNothingIsLost(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
+func checkNothingIsLost(t *testing.T, d *runner.Demo, log *safeBuffer) []string {
 	ids := agentOutage{
 		server:        address(t, d, "server", 8080),
 		stopCollector: func() error { return d.StopService("otel-collector") },
@@ -409,14 +409,14 @@ func checkNothingIsLost(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
 			return errors.Join(d.StartService(t.Context(), "otel-agent"), d.StartService(t.Context(), "otel-collector"))
 		},
 		log:    log.String,
-		traces: func() ([]*trace.Trace, error) { return d.Jaeger().Traces(), nil },
+		traces: func() ([]*spans.Trace, error) { return d.Jaeger().Traces(), nil },
 	}.losesNothing(t)
 	return append(ids, startsWithADamagedQueue(t, d, log))
 }
 
 // startsWithADamagedQueue gives every page of the queue's file a type that it can't have, and returns the id of a trace
 // that passes the agent afterwards.
-func startsWithADamagedQueue(t *testing.T, d *stack.Demo, log *safeBuffer) string {
+func startsWithADamagedQueue(t *testing.T, d *runner.Demo, log *safeBuffer) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(d.Dir(), "volumes", "*", "exporter_*"))
 	if err != nil || len(files) != 1 {
@@ -455,7 +455,7 @@ type agentOutage struct {
 	server                          string
 	stopCollector, killAgent, start func() error
 	log                             func() string
-	traces                          func() ([]*trace.Trace, error)
+	traces                          func() ([]*spans.Trace, error)
 }
 
 // losesNothing kills the agent under load while the collector is down, so that its queue is all that it has. It returns
@@ -528,7 +528,7 @@ func (o agentOutage) losesNothing(t *testing.T) []string {
 }
 
 // The collector has the numbers. If there is a Prometheus, it has them too; if not, the runner reports it.
-func checkMetrics(t *testing.T, d *stack.Demo, log *safeBuffer) []string {
+func checkMetrics(t *testing.T, d *runner.Demo, log *safeBuffer) []string {
 	metrics := "http://" + address(t, d, "otel-collector", 8889) + "/metrics"
 	for _, want := range []string{
 		`traces_span_metrics_calls_total\{.*service_name="worker".*span_name="process work".*\} 100`,
@@ -668,7 +668,7 @@ func checkHeadSamplingWithLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	binaries := filepath.Join(dir, "bin")
-	if err := stack.Build(t.Context(), root, binaries, "-overlay", filepath.Join(dir, "overlay.json"), "./cmd/worker"); err != nil {
+	if err := runner.Build(t.Context(), root, binaries, "-overlay", filepath.Join(dir, "overlay.json"), "./cmd/worker"); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"client", "server", "collector"} {
@@ -678,7 +678,7 @@ func checkHeadSamplingWithLinks(t *testing.T) {
 		}
 	}
 	files := []string{compose.File, overlayFile(t, "recipes/head-sampling"), overlayFile(t, "recipes/link")}
-	d, _ := startDemoWith(t, stack.Options{Files: files, Binaries: binaries})
+	d, _ := startDemoWith(t, runner.Options{Files: files, Binaries: binaries})
 	waitForClients(t, d, 0)
 	if err := d.Stop(); err != nil { // now everything has arrived
 		t.Error(err)
@@ -730,10 +730,10 @@ func runLessonOnEngine(t *testing.T, lesson, fix string) {
 		}
 		return fmt.Sprint("127.0.0.1:", port)
 	})
-	var traces []*trace.Trace
+	var traces []*spans.Trace
 	match := func() (err error) {
 		if traces, err = jaegerTraces(start); err == nil {
-			err = tracetest.Match(lessonTraces(t, lesson, fix), traces)
+			err = spantest.Match(lessonTraces(t, lesson, fix), traces)
 		}
 		return err
 	}
@@ -757,7 +757,7 @@ func runLessonOnEngine(t *testing.T, lesson, fix string) {
 			killAgent:     command("kill", "otel-agent"),
 			start:         command("start", "otel-agent", "otel-collector"),
 			log:           func() string { return run(t.Context(), "logs", "--no-color", "otel-agent") },
-			traces:        func() ([]*trace.Trace, error) { return jaegerTraces(start) },
+			traces:        func() ([]*spans.Trace, error) { return jaegerTraces(start) },
 		}.losesNothing(t)
 		return
 	case "recipes/span-metrics":
@@ -766,7 +766,7 @@ func runLessonOnEngine(t *testing.T, lesson, fix string) {
 		sendOwnSpans(t, "127.0.0.1:4317", "127.0.0.1:4318", isThere)
 		return
 	}
-	time.Sleep(2 * stack.Settled) // for anything else that may arrive
+	time.Sleep(2 * runner.Settled) // for anything else that may arrive
 	if err := match(); err != nil {
 		t.Errorf("something else came: %v", err)
 	}

@@ -9,8 +9,8 @@ import (
 	"testing"
 
 	"otel-demo/local/compose"
-	"otel-demo/local/stack"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans/spantest"
 )
 
 // tries are the tutorial's "Try it" notes: which file has the note, the edit that it asks for, and how the traces then
@@ -64,9 +64,9 @@ func TestTheTryItNotesHold(t *testing.T) {
 				buildEdited(t.Context(), projectRoot(t), dir, []edit{try.edit}, "./cmd/...")); err != nil {
 				t.Fatal(err)
 			}
-			d, _ := startDemoWith(t, stack.Options{Files: []string{compose.File}, Binaries: dir})
+			d, _ := startDemoWith(t, runner.Options{Files: []string{compose.File}, Binaries: dir})
 			waitForTraces(t, d)
-			if err := tracetest.Match(want, d.Jaeger().Traces()); err != nil {
+			if err := spantest.Match(want, d.Jaeger().Traces()); err != nil {
 				t.Error(err)
 			}
 		})

@@ -7,7 +7,7 @@ import (
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // Latency counts from when a request should have been sent, even if the sender itself was late.
@@ -24,15 +24,15 @@ func TestLatencyIsFromTheIntendedStart(t *testing.T) {
 func TestArrivals(t *testing.T) {
 	end := time.Now().Add(-time.Second)
 	a := NewArrivals()
-	part := func(id string, ids ...string) *trace.Trace {
-		p := &trace.Trace{ID: id}
+	part := func(id string, ids ...string) *spans.Trace {
+		p := &spans.Trace{ID: id}
 		for _, span := range ids {
-			p.Spans = append(p.Spans, &trace.Span{ID: span, End: end})
+			p.Spans = append(p.Spans, &spans.Span{ID: span, End: end})
 		}
 		return p
 	}
-	a.Take([]*trace.Trace{part("one", "1", "2", "3"), part("two", "1")})
-	a.Take([]*trace.Trace{part("one", "3", "4", "5")}) // 3 was sent twice
+	a.Take([]*spans.Trace{part("one", "1", "2", "3"), part("two", "1")})
+	a.Take([]*spans.Trace{part("one", "3", "4", "5")}) // 3 was sent twice
 	got := a.report([]string{"one", "two", "three"})
 	if got.Arrived != 6 || got.Lost != 9 || got.WholeP50 < 1000 {
 		t.Errorf("got %+v, want 6 of 15, and one whole trace a second after its end", got)

@@ -8,7 +8,6 @@ import (
 	"math"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -19,38 +18,19 @@ import (
 
 	"otel-demo/local/compose"
 	"otel-demo/local/poll"
-	"otel-demo/local/stack"
-	"otel-demo/local/trace"
+	"otel-demo/local/runner"
+	"otel-demo/local/spans"
 )
 
 // Options configure a run.
 type Options struct {
-	stack.Options               // for each of the two demos; without REDIS_URL, since each needs its own Redis
-	Rates         []int         // requests a second, one rate after another
-	Duration      time.Duration // of each rate
-	Progress      func(text string)
+	runner.Options               // for each of the two demos; without REDIS_URL, since each needs its own Redis
+	Rates          []int         // requests a second, one rate after another
+	Duration       time.Duration // of each rate
+	Progress       func(text string)
 }
 
-// What -load runs: the demo twice, without its client. One side is traced and one isn't; everything else is the same.
-const (
-	workload = `
-services:
-  client: {scale: 0}
-  server: {environment: {WORK_DURATION: 0s}}
-  worker: {environment: {WORK_DURATION: 0s}}
-`
-	untraced = `
-services:
-  server: &off {environment: {OTEL_SDK_DISABLED: "true", OTEL_EXPORTER_OTLP_ENDPOINT: "http://localhost:4317"}}
-  worker: *off
-  otel-agent: {scale: 0}
-  otel-collector: {scale: 0}
-  jaeger: {scale: 0}
-  zipkin: {scale: 0}
-`
-)
-
-// SpansPerRequest is how many spans a request makes when its client makes none: four in the server, one in the worker.
+// SpansPerRequest is how many spans a request produces when its client produces none: four in the server, one in the worker.
 const SpansPerRequest = 5
 
 // warmUp is how long each side gets the load before it counts, so that connections and the like are set up.
@@ -59,7 +39,7 @@ const warmUp = 2 * time.Second
 // side is one of the two demos.
 type side struct {
 	name     string
-	demo     *stack.Demo
+	demo     *runner.Demo
 	server   string // its address
 	backends map[string]*Arrivals
 	failed   bool // it could not keep up with an earlier rate
@@ -79,7 +59,7 @@ type arrival struct {
 }
 
 // Take counts newly arrived spans, as Divert passes them.
-func (a *Arrivals) Take(parts []*trace.Trace) {
+func (a *Arrivals) Take(parts []*spans.Trace) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -105,12 +85,6 @@ func (a *Arrivals) Take(parts []*trace.Trace) {
 // NewArrivals returns empty Arrivals.
 func NewArrivals() *Arrivals { return &Arrivals{traces: map[string]*arrival{}} }
 
-func (a *Arrivals) reset() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.traces, a.spans = map[string]*arrival{}, 0
-}
-
 // Count returns how many different spans have arrived.
 func (a *Arrivals) Count() int {
 	a.mu.Lock()
@@ -121,27 +95,18 @@ func (a *Arrivals) Count() int {
 // Run measures each rate in turn: a single rate on both sides at the same time, several rates on one side after the
 // other, each side until it fails. report receives the results of one or two sides for a rate.
 func Run(ctx context.Context, o Options, report func(Report) error) (err error) {
-	dir, err := os.MkdirTemp("", "otel-demo-load-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	base, disabled := filepath.Join(dir, "workload.yml"), filepath.Join(dir, "untraced.yml")
-	err = errors.Join(os.WriteFile(base, []byte(workload), 0o600), os.WriteFile(disabled, []byte(untraced), 0o600))
-	if err != nil {
-		return err
-	}
 	o.Line("", "starting the demo twice")
 	o.FreePorts, o.Line = true, quietLines(o.Line)
-	files := slices.Concat([]string{compose.File, base}, o.Files[1:]) // the user's come later, so they can override it
+	// The user's files come later, so they can override the workload.
+	files := slices.Concat([]string{compose.File, "local/load/workload.yml"}, o.Files[1:])
 	sides := []*side{{name: "untraced"}, {name: "traced"}}
 	for _, s := range sides {
 		options := o.Options
 		options.Files = files
 		if s.name == "untraced" {
-			options.Files = append(slices.Clone(files), disabled)
+			options.Files = append(slices.Clone(files), "local/load/untraced.yml")
 		}
-		if s.demo, err = stack.Start(ctx, options); err != nil {
+		if s.demo, err = runner.Start(ctx, options); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, s.demo.Stop()) }()
@@ -188,14 +153,18 @@ func quietLines(write func(service, line string)) func(service, line string) {
 	}
 }
 
-// prepare finds the server, waits until it is healthy, and makes the backends count spans instead of keeping them.
-func (s *side) prepare(ctx context.Context) error {
+// count makes the backends count spans, from zero, instead of keeping them.
+func (s *side) count() {
 	s.backends = map[string]*Arrivals{}
 	for _, backend := range s.demo.Backends() {
 		s.backends[backend.Service] = NewArrivals()
 		backend.Divert(s.backends[backend.Service].Take)
 	}
-	var err error
+}
+
+// prepare finds the server, and waits until it is healthy.
+func (s *side) prepare(ctx context.Context) (err error) {
+	s.count()
 	if s.server, err = s.demo.Addr("server", 8080); err != nil {
 		return err
 	}
@@ -217,23 +186,20 @@ func (s *side) prepare(ctx context.Context) error {
 
 // measure sends requests to all given sides at the same time, and returns a report for each.
 func measure(ctx context.Context, o Options, rate int, sides ...*side) ([]sideReport, error) {
-	const likeTheClient = "username=donuts"
-	if _, err := attack(ctx, rate, warmUp, likeTheClient, sides, func(string) {}); err != nil {
+	if _, err := attack(ctx, rate, warmUp, sides, func(string) {}); err != nil {
 		return nil, err
 	}
 	for _, s := range sides {
 		if err := s.drain(ctx, 0); err != nil {
 			return nil, err
 		}
-		for _, a := range s.backends {
-			a.reset()
-		}
+		s.count()
 	}
 	watches := make([]*watch, len(sides))
 	for i, s := range sides {
 		watches[i] = s.watch()
 	}
-	sent, err := attack(ctx, rate, o.Duration, likeTheClient, sides, func(text string) { o.Progress(text + arrivedText(sides)) })
+	sent, err := attack(ctx, rate, o.Duration, sides, func(text string) { o.Progress(text + arrivedText(sides)) })
 	if err != nil {
 		return nil, err
 	}
@@ -248,10 +214,10 @@ func measure(ctx context.Context, o Options, rate int, sides ...*side) ([]sideRe
 }
 
 // attack sends requests for duration, and returns when all have ended.
-func attack(ctx context.Context, rate int, duration time.Duration, baggage string, sides []*side, progress func(string)) ([]*Requests, error) {
+func attack(ctx context.Context, rate int, duration time.Duration, sides []*side, progress func(string)) ([]*Requests, error) {
 	var all []*Requests
 	for _, s := range sides {
-		all = append(all, Start(s.server, rate, duration, baggage))
+		all = append(all, Start(s.server, rate, duration, "username=donuts")) // like the client
 		// Staggered: otherwise the second side would always find the machine busy with the first one's request.
 		time.Sleep(time.Second / time.Duration(rate*len(sides)))
 	}
@@ -317,7 +283,7 @@ func (s *side) drain(ctx context.Context, spans int) error {
 		if total != last {
 			last, since = total, time.Now()
 		}
-		if len(s.backends) == 0 || all || time.Since(since) > stack.Quiet {
+		if len(s.backends) == 0 || all || time.Since(since) > runner.Quiet {
 			return nil
 		}
 		return fmt.Errorf("%d spans have arrived", total)

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/encoding/gzip" // collectors compress what they send
 
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // maxMessage bounds a gRPC message, uncompressed. A collector sends large ones to catch up after an outage.
@@ -54,11 +54,11 @@ func (v *Viewer) OTLPHandler() http.Handler {
 
 type otlpService struct {
 	ptraceotlp.UnimplementedGRPCServer
-	store *trace.Store
+	store *spans.Store
 }
 
 func (s *otlpService) Export(_ context.Context, request ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
-	traces, rejected := trace.FromOTLP(request.Traces())
+	traces, rejected := spans.FromOTLP(request.Traces())
 	s.store.Add(traces)
 	response := ptraceotlp.NewExportResponse()
 	if rejected > 0 {

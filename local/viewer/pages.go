@@ -13,16 +13,16 @@ import (
 	"strings"
 	"time"
 
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 //go:embed web
 var web embed.FS
 
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
-	"duration": trace.FormatDuration,
-	"short":    trace.ShortID,
-	"color":    trace.ColorOf,
+	"duration": spans.FormatDuration,
+	"short":    spans.ShortID,
+	"color":    spans.ColorOf,
 }).ParseFS(web, "web/*.html"))
 
 // The most that a page shows.
@@ -33,7 +33,7 @@ const (
 
 // site is one of the two sets of pages, which differ in the spans that they show and in their addresses.
 type site struct {
-	store  *trace.Store
+	store  *spans.Store
 	For    string // the backend that it replaces
 	Format string
 	Home   string // the address of the list
@@ -88,8 +88,8 @@ type listPage struct {
 }
 
 type listedTrace struct {
-	*trace.Trace
-	Root   *trace.Span
+	*spans.Trace
+	Root   *spans.Span
 	Errors int
 	Share  float64 // of the longest trace shown, in percent
 	Per    []serviceSpans
@@ -136,7 +136,7 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 
 	all := s.store.Traces()
 	page.Kept = len(all)
-	var matching []*trace.Trace
+	var matching []*spans.Trace
 	for _, t := range all {
 		services := t.Services()
 		page.Services = append(page.Services, services...)
@@ -147,7 +147,7 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 	}
 	slices.Sort(page.Services)
 	page.Services = slices.Compact(page.Services)
-	slices.SortStableFunc(matching, func(a, b *trace.Trace) int { return b.Start().Compare(a.Start()) })
+	slices.SortStableFunc(matching, func(a, b *spans.Trace) int { return b.Start().Compare(a.Start()) })
 	page.Matching = len(matching)
 	longest := time.Duration(1)
 	for _, t := range matching[:min(len(matching), listedTraces)] {
@@ -171,10 +171,10 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 }
 
 // hasAttribute reports whether any span of a trace, or what produced the span, has an attribute, NAME=VALUE.
-func hasAttribute(t *trace.Trace, attribute string) bool {
+func hasAttribute(t *spans.Trace, attribute string) bool {
 	key, value, _ := strings.Cut(attribute, "=")
-	want := trace.Attribute{Key: key, Value: value}
-	return slices.ContainsFunc(t.Spans, func(s *trace.Span) bool {
+	want := spans.Attribute{Key: key, Value: value}
+	return slices.ContainsFunc(t.Spans, func(s *spans.Span) bool {
 		return slices.Contains(s.Attributes, want) || slices.Contains(s.Resource, want)
 	})
 }
@@ -182,8 +182,8 @@ func hasAttribute(t *trace.Trace, attribute string) bool {
 // tracePage is what trace.html shows.
 type tracePage struct {
 	site
-	*trace.Trace
-	Root     *trace.Span
+	*spans.Trace
+	Root     *spans.Span
 	Per      []string
 	Missing  string
 	Ticks    []tick
@@ -199,7 +199,7 @@ type tick struct {
 
 // spanView is a span in the waterfall.
 type spanView struct {
-	*trace.Span
+	*spans.Span
 	Below         string // the prefix of another trace's address
 	Depth         int
 	At, Length    float64 // percent of the trace
@@ -211,12 +211,12 @@ type spanView struct {
 }
 
 type eventView struct {
-	trace.Event
+	spans.Event
 	Offset time.Duration // since the span's start
 }
 
 type linkView struct {
-	trace.Link
+	spans.Link
 	Name  string // of the linked span, if it is here
 	Other bool   // it is in another trace
 }
@@ -235,12 +235,12 @@ func (s site) trace(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	tree := t.Tree()
-	page := tracePage{site: s, Trace: t, Root: tree[0].Span, Per: t.Services(), Missing: trace.Missing(s.store.Traces())[t.ID]}
+	page := tracePage{site: s, Trace: t, Root: tree[0].Span, Per: t.Services(), Missing: spans.Missing(s.store.Traces())[t.ID]}
 	for i := range 5 {
 		page.Ticks = append(page.Ticks, tick{float64(25 * i), t.Duration() * time.Duration(i) / 4})
 	}
 
-	linked := map[string]*trace.Trace{}
+	linked := map[string]*spans.Trace{}
 	for _, span := range t.Spans {
 		for _, l := range span.Links {
 			if to := s.store.Trace(l.TraceID); to != nil {
@@ -248,10 +248,10 @@ func (s site) trace(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
-	spans := trace.Index(slices.Collect(maps.Values(linked)))
+	byKey := spans.Index(slices.Collect(maps.Values(linked)))
 	start, total, left := t.Start(), t.Duration(), shownSpans
-	var view func(nodes []*trace.Node) (views []*spanView)
-	view = func(nodes []*trace.Node) (views []*spanView) {
+	var view func(nodes []*spans.Node) (views []*spanView)
+	view = func(nodes []*spans.Node) (views []*spanView) {
 		for _, n := range nodes {
 			if left == 0 {
 				break
@@ -266,7 +266,7 @@ func (s site) trace(w http.ResponseWriter, r *http.Request) {
 			}
 			for _, l := range n.Links {
 				linked := linkView{Link: l, Other: l.TraceID != t.ID}
-				if to := spans[trace.Key{Trace: l.TraceID, Span: l.SpanID}]; to != nil {
+				if to := byKey[spans.Key{Trace: l.TraceID, Span: l.SpanID}]; to != nil {
 					linked.Name = to.Service + " " + to.Name
 				}
 				v.Links = append(v.Links, linked)

@@ -16,15 +16,18 @@ import (
 	"github.com/openzipkin/zipkin-go/proto/zipkin_proto3"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	grpcgzip "google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/status"
 
-	"otel-demo/local/trace"
-	"otel-demo/local/trace/tracetest"
+	"otel-demo/local/spans"
+	"otel-demo/local/spans/spantest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // ask sends one request to a handler, as a client on this machine does.
 func ask(h http.Handler, method, target, body string, header ...string) *httptest.ResponseRecorder {
@@ -59,53 +62,42 @@ func zipkinBody(t testing.TB, from ptrace.Traces) (proto, text string) {
 	return string(p), string(j)
 }
 
-// filled returns a backend with the demo's traces in both stores.
-func filled(t testing.TB) *Viewer {
+func packed(body string) string {
+	var packed bytes.Buffer
+	pack := gzip.NewWriter(&packed)
+	fmt.Fprint(pack, body)
+	pack.Close()
+	return packed.String()
+}
+
+// otlpBody returns spans as the collector's exporter for OTLP sends them.
+func otlpBody(t testing.TB, from ptrace.Traces) []byte {
 	t.Helper()
-	b := New()
-	b.jaeger.Add(tracetest.Traces(tracetest.Demo()))
-	proto, _ := zipkinBody(t, tracetest.OTLP(tracetest.Demo()))
-	if w := ask(b.ZipkinHandler(), "POST", "/api/v2/spans", proto, "Content-Type", protobuf); w.Code != http.StatusAccepted {
-		t.Fatalf("POST /api/v2/spans: %d %s", w.Code, w.Body)
+	body, err := ptraceotlp.NewExportRequestFromTraces(from).MarshalProto()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return b
+	return body
 }
 
 // Both stores have the same traces, as protocol buffers and as packed JSON, whose names are in lower case.
 func TestZipkinsFormatKeepsTheShape(t *testing.T) {
-	for name, spans := range map[string]ptrace.Traces{"the demo": tracetest.OTLP(tracetest.Demo()), "everything": tracetest.Everything()} {
-		all, _ := trace.FromOTLP(spans)
-		want := trace.Shape(all)
-		proto, text := zipkinBody(t, spans)
+	for name, from := range map[string]ptrace.Traces{"the demo": spantest.OTLP(spantest.Demo()), "everything": spantest.Everything()} {
+		all, _ := spans.FromOTLP(from)
+		want := spans.Shape(all)
+		proto, text := zipkinBody(t, from)
 		v := New()
 		ask(v.ZipkinHandler(), "POST", "/api/v2/spans", proto, "Content-Type", protobuf)
-		if err := tracetest.Match(want, v.Zipkin().Traces()); err != nil {
+		if err := spantest.Match(want, v.Zipkin().Traces()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if got, want := trace.Missing(v.Zipkin().Traces()), trace.Missing(all); !maps.Equal(got, want) {
+		if got, want := spans.Missing(v.Zipkin().Traces()), spans.Missing(all); !maps.Equal(got, want) {
 			t.Errorf("%s: missing %v, want %v", name, got, want)
 		}
-		var packed bytes.Buffer
-		pack := gzip.NewWriter(&packed)
-		fmt.Fprint(pack, text)
-		pack.Close()
 		v = New()
-		ask(v.ZipkinHandler(), "POST", "/api/v2/spans", packed.String(), "Content-Encoding", "gzip", "Content-Type", "application/json")
-		if err := tracetest.MatchFold(want, v.Zipkin().Traces()); err != nil {
+		ask(v.ZipkinHandler(), "POST", "/api/v2/spans", packed(text), "Content-Encoding", "gzip", "Content-Type", "application/json")
+		if err := spantest.MatchFold(want, v.Zipkin().Traces()); err != nil {
 			t.Errorf("%s as JSON: %v", name, err)
-		}
-	}
-}
-
-// The viewer is only a viewer: it has none of Jaeger's and Zipkin's query APIs.
-func TestNoQueryIsAnswered(t *testing.T) {
-	v, id := filled(t), tracetest.TraceID(2).String()
-	for target, h := range map[string]http.Handler{
-		"/api/v3/services": v.JaegerHandler(), "/api/v3/traces/" + id: v.JaegerHandler(),
-		"/api/v2/services": v.ZipkinHandler(), "/api/v2/trace/" + id: v.ZipkinHandler(),
-	} {
-		if w := ask(h, "GET", target, ""); w.Code != http.StatusNotFound {
-			t.Errorf("%s: %d %s", target, w.Code, w.Body)
 		}
 	}
 }
@@ -141,13 +133,9 @@ func TestZipkinPost(t *testing.T) {
 
 func TestRequestsAreBounded(t *testing.T) {
 	h := New().ZipkinHandler()
-	var packed bytes.Buffer
-	pack := gzip.NewWriter(&packed)
-	pack.Write(make([]byte, maxBody+1))
-	pack.Close()
 	for name, w := range map[string]*httptest.ResponseRecorder{
 		"a large body":   ask(h, "POST", "/api/v2/spans", strings.Repeat(" ", maxBody+1), "Content-Type", protobuf),
-		"a small packed": ask(h, "POST", "/api/v2/spans", packed.String(), "Content-Encoding", "gzip", "Content-Type", protobuf),
+		"a small packed": ask(h, "POST", "/api/v2/spans", packed(strings.Repeat(" ", maxBody+1)), "Content-Encoding", "gzip", "Content-Type", protobuf),
 	} {
 		if w.Code != http.StatusRequestEntityTooLarge {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
@@ -159,7 +147,7 @@ func TestRequestsAreBounded(t *testing.T) {
 }
 
 func TestOnlyThisMachineIsAnswered(t *testing.T) {
-	b := filled(t)
+	b := New()
 	for target, h := range map[string]http.Handler{"/style.css": b.JaegerHandler(), "/zipkin/": b.ZipkinHandler(), "/": b.OTLPHandler()} {
 		for host, want := range map[string]int{
 			"localhost": 200, "localhost:1": 200, "LOCALHOST:16686": 200, "127.0.0.1": 200, "127.0.0.1:9411": 200, "[::1]": 200, "[::1]:80": 200,
@@ -180,15 +168,10 @@ func TestOnlyThisMachineIsAnswered(t *testing.T) {
 // without asking first, a browser sends only the three content types of a form.
 func TestNoOtherSiteCanPostSpans(t *testing.T) {
 	v := New()
-	body, err := ptraceotlp.NewExportRequestFromTraces(tracetest.OTLP(tracetest.Demo())).MarshalProto()
-	if err != nil {
-		t.Fatal(err)
-	}
-	proto, _ := zipkinBody(t, tracetest.OTLP(tracetest.Demo()))
-	for path, port := range map[string]struct {
-		http.Handler
-		body string
-	}{"/api/v2/spans": {v.ZipkinHandler(), proto}, "/v1/traces": {v.OTLPHandler(), string(body)}} {
+	body := otlpBody(t, spantest.OTLP(spantest.Demo()))
+	proto, _ := zipkinBody(t, spantest.OTLP(spantest.Demo()))
+	for path, body := range map[string]string{"/api/v2/spans": proto, "/v1/traces": string(body)} {
+		h := map[string]http.Handler{"/api/v2/spans": v.ZipkinHandler(), "/v1/traces": v.OTLPHandler()}[path]
 		for name, request := range map[string]struct {
 			want   int
 			header []string
@@ -199,7 +182,7 @@ func TestNoOtherSiteCanPostSpans(t *testing.T) {
 			"text":                     {415, []string{"Content-Type", "text/plain"}},
 			"no content type":          {415, nil},
 		} {
-			if w := ask(port, "POST", path, port.body, request.header...); w.Code != request.want {
+			if w := ask(h, "POST", path, body, request.header...); w.Code != request.want {
 				t.Errorf("%s, %s: %d %s, want %d", path, name, w.Code, w.Body, request.want)
 			}
 		}
@@ -226,18 +209,18 @@ func TestOTLP(t *testing.T) {
 	export := ptraceotlp.NewGRPCClient(connection).Export
 
 	changed := b.Jaeger().Changed()
-	if _, err := export(t.Context(), ptraceotlp.NewExportRequestFromTraces(tracetest.OTLP(tracetest.Demo())), grpc.UseCompressor(grpcgzip.Name)); err != nil {
+	if _, err := export(t.Context(), ptraceotlp.NewExportRequestFromTraces(spantest.OTLP(spantest.Demo())), grpc.UseCompressor(grpcgzip.Name)); err != nil {
 		t.Fatal(err)
 	}
 	<-changed
-	if err := tracetest.Match(tracetest.DemoShape, b.Jaeger().Traces()); err != nil {
+	if err := spantest.Match(spantest.DemoShape, b.Jaeger().Traces()); err != nil {
 		t.Error(err)
 	}
-	if got := b.Jaeger().Spans(); got != len(tracetest.Demo()) {
-		t.Errorf("%d spans are counted, want %d", got, len(tracetest.Demo()))
+	if got := b.Jaeger().Spans(); got != len(spantest.Demo()) {
+		t.Errorf("%d spans are counted, want %d", got, len(spantest.Demo()))
 	}
 
-	bad := tracetest.OTLP(tracetest.Request(9, 1))
+	bad := spantest.OTLP(spantest.Request(9, 1))
 	bad.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).SetTraceID([16]byte{})
 	bad.ResourceSpans().At(1).ScopeSpans().At(0).Spans().At(0).SetSpanID([8]byte{})
 	response, err := export(t.Context(), ptraceotlp.NewExportRequestFromTraces(bad))
@@ -245,7 +228,7 @@ func TestOTLP(t *testing.T) {
 		t.Errorf("%d spans without ids are rejected, %v", response.PartialSuccess().RejectedSpans(), err)
 	}
 
-	large := tracetest.OTLP(tracetest.Request(9, 1))
+	large := spantest.OTLP(spantest.Request(9, 1))
 	large.ResourceSpans().At(0).Resource().Attributes().PutStr("large", strings.Repeat("x", maxMessage))
 	if _, err = export(t.Context(), ptraceotlp.NewExportRequestFromTraces(large)); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("a large message: %v", err)
@@ -254,21 +237,14 @@ func TestOTLP(t *testing.T) {
 
 func TestOTLPOverHTTP(t *testing.T) {
 	v := New()
-	body, err := ptraceotlp.NewExportRequestFromTraces(tracetest.OTLP(tracetest.Demo())).MarshalProto()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var packed bytes.Buffer
-	pack := gzip.NewWriter(&packed)
-	pack.Write(body)
-	pack.Close()
-	if w := ask(v.OTLPHandler(), "POST", "/v1/traces", packed.String(), "Content-Encoding", "gzip", "Content-Type", protobuf); w.Code != http.StatusOK {
+	body := otlpBody(t, spantest.OTLP(spantest.Demo()))
+	if w := ask(v.OTLPHandler(), "POST", "/v1/traces", packed(string(body)), "Content-Encoding", "gzip", "Content-Type", protobuf); w.Code != http.StatusOK {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	if err := tracetest.Match(tracetest.DemoShape, v.Jaeger().Traces()); err != nil {
+	if err := spantest.Match(spantest.DemoShape, v.Jaeger().Traces()); err != nil {
 		t.Error(err)
 	}
-	for body, want := range map[string]int{"\xff": 400, strings.Repeat("x", maxBody+1): 413, string(tracetest.Nested(4_000_000)): 400} {
+	for body, want := range map[string]int{"\xff": 400, strings.Repeat("x", maxBody+1): 413, string(spantest.Nested(4_000_000)): 400} {
 		if w := ask(v.OTLPHandler(), "POST", "/v1/traces", body, "Content-Type", protobuf); w.Code != want {
 			t.Errorf("%.5q: %d, want %d", body, w.Code, want)
 		}
@@ -276,7 +252,7 @@ func TestOTLPOverHTTP(t *testing.T) {
 }
 
 func FuzzZipkinPost(f *testing.F) {
-	proto, text := zipkinBody(f, tracetest.Everything())
+	proto, text := zipkinBody(f, spantest.Everything())
 	f.Add([]byte(proto), true)
 	f.Add([]byte(text), false)
 	f.Add([]byte(`[{"traceId":"ff","id":"1","timestamp":-9223372036854775808,"duration":9223372036854775807,"annotations":null}]`), false)
@@ -296,13 +272,9 @@ func FuzzZipkinPost(f *testing.F) {
 }
 
 func FuzzOTLP(f *testing.F) {
-	body, err := ptraceotlp.NewExportRequestFromTraces(tracetest.Everything()).MarshalProto()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(body)
-	f.Add(tracetest.Nested(10_000))
-	f.Add(tracetest.Nested(200)) // just not too deep for the decoder
+	f.Add(otlpBody(f, spantest.Everything()))
+	f.Add(spantest.Nested(10_000))
+	f.Add(spantest.Nested(200)) // just not too deep for the decoder
 	f.Fuzz(func(t *testing.T, body []byte) {
 		request := ptraceotlp.NewExportRequest()
 		if request.UnmarshalProto(body) != nil {
@@ -317,15 +289,15 @@ func FuzzOTLP(f *testing.F) {
 }
 
 // shown renders traces in every available way.
-func shown(t *testing.T, all []*trace.Trace, h http.Handler, page, list string) {
+func shown(t *testing.T, all []*spans.Trace, h http.Handler, page, list string) {
 	t.Helper()
-	if err := tracetest.Match(trace.Shape(all), all); err != nil && !strings.Contains(err.Error(), "appear in the text twice") {
+	if err := spantest.Match(spans.Shape(all), all); err != nil && !strings.Contains(err.Error(), "appear in the text twice") {
 		t.Fatal(err)
 	}
-	trace.Missing(all)
+	spans.Missing(all)
 	targets := []string{list}
 	for _, tr := range all {
-		if err := trace.WriteTree(&bytes.Buffer{}, tr, trace.TreeOptions{Width: 50}); err != nil {
+		if err := spans.WriteTree(&bytes.Buffer{}, tr, spans.TreeOptions{Width: 50}); err != nil {
 			t.Fatal(err)
 		}
 		targets = append(targets, page+tr.ID)

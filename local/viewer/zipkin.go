@@ -13,7 +13,7 @@ import (
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/translator/zipkin/zipkinv2"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
-	"otel-demo/local/trace"
+	"otel-demo/local/spans"
 )
 
 // maxBody bounds the body of a request, compressed or not.
@@ -28,14 +28,14 @@ func (v *Viewer) postSpans(w http.ResponseWriter, r *http.Request) {
 		format = zipkinv2.NewProtobufTracesUnmarshaler(false, false)
 	}
 	body, err := readBody(w, r, protobuf, "application/json")
-	var spans ptrace.Traces
+	var received ptrace.Traces
 	if err == nil {
-		spans, err = format.UnmarshalTraces(body)
+		received, err = format.UnmarshalTraces(body)
 	}
 	if refused(w, err) {
 		return
 	}
-	traces, _ := trace.FromOTLP(spans) // the translator has already refused spans without ids
+	traces, _ := spans.FromOTLP(received) // the translator has already refused spans without ids
 	v.zipkin.Add(traces)
 	w.WriteHeader(http.StatusAccepted)
 }
