@@ -25,7 +25,7 @@ const (
 )
 
 func batch(messages int) string {
-	return fmt.Sprintf("the batch: one span for %d messages. Click on it, and on Links: a link to each producer", messages)
+	return fmt.Sprintf("the batch: one span for %d messages. Click on it, and on References (later: Links): a link to each producer", messages)
 }
 
 // addressOr returns address, or starts a broker if it is empty.
