@@ -252,7 +252,7 @@ func TestTheReadmeListsTheServersOfTheTests(t *testing.T) {
 	}
 	want := "| lesson | server | required in CI by |\n|---|---|---|\n"
 	for _, kind := range server.Kinds {
-		required := "always there"
+		required := "none: built in"
 		if kind.Require != "" {
 			required = "`" + kind.Require + "=1`"
 		}
