@@ -66,7 +66,7 @@ func documents(t *testing.T) []document {
 	t.Helper()
 	root := projectRoot(t)
 	var all []document
-	for _, name := range globbed(t, "*.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md", "cases/*.md", "cases/*/*.md", "kubernetes/*.md", "brokers/*.md", "examples/*.md") {
+	for _, name := range globbed(t, "README.md", "CONTRIBUTING.md", "docs/*.md", "recipes/*.md", "recipes/*/*.md", "cases/*.md", "cases/*/*.md", "kubernetes/*.md", "brokers/*.md", "examples/*.md") {
 		content, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
 			t.Fatal(err)
