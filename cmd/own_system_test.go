@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"go/format"
 	"io"
 	"maps"
 	"net/http"
@@ -66,19 +67,12 @@ import (
 	"context"
 	"os"
 	"time"
-
-	"go.opentelemetry.io/otel/propagation"
 )
-
-type message struct {
-	headers propagation.MapCarrier
-	id      string
-}
 
 var bank, messages = os.Getenv("BANK_URL"), make(chan message, 10)
 
-func send(ctx context.Context, headers propagation.MapCarrier, id string) error {
-	messages <- message{headers, id}
+func send(ctx context.Context, m message) error {
+	messages <- m
 	background.Go(func() {
 		_, span := tracer.Start(context.WithoutCancel(ctx), "mail receipt")
 		defer span.End()
@@ -87,15 +81,13 @@ func send(ctx context.Context, headers propagation.MapCarrier, id string) error 
 	return nil
 }
 
-func consume(ctx context.Context) error {
-	for ctx.Err() == nil {
-		select {
-		case m := <-messages:
-			process(m.headers, m.id)
-		case <-ctx.Done():
+func subscribe(callback func(message)) (unsubscribe func(), err error) {
+	go func() {
+		for m := range messages {
+			callback(m)
 		}
-	}
-	return nil
+	}()
+	return func() {}, nil
 }
 
 func ship(context.Context, string) error { time.Sleep(time.Second); return nil }
@@ -111,6 +103,9 @@ func TestThePageOfYourOwnSystem(t *testing.T) {
 		files["tracing/"+name] = strings.Replace(text(t, "pkg/"+name), "package pkg\n", "package tracing\n", 1)
 	}
 	for _, block := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(page, -1) {
+		if formatted, err := format.Source([]byte(block[1])); err != nil || string(formatted) != block[1] {
+			t.Errorf("%v; gofmt would change this:\n%s", err, block[1])
+		}
 		if own, ok := strings.CutPrefix(block[1], "package tracing\n"); ok {
 			files["tracing/log.go"] = block[1]
 			_, own, _ = strings.Cut(own, ")\n\n")
