@@ -76,7 +76,7 @@ func send(ctx context.Context, m message) error {
 	background.Go(func() {
 		_, span := tracer.Start(context.WithoutCancel(ctx), "mail receipt")
 		defer span.End()
-		time.Sleep(400 * time.Millisecond)
+		wait("MAILING")
 	})
 	return nil
 }
@@ -90,7 +90,12 @@ func subscribe(callback func(message)) (unsubscribe func(), err error) {
 	return func() {}, nil
 }
 
-func ship(context.Context, string) error { time.Sleep(time.Second); return nil }
+func ship(context.Context, string) error { wait("SHIPPING"); return nil }
+
+func wait(variable string) {
+	duration, _ := time.ParseDuration(os.Getenv(variable))
+	time.Sleep(duration)
+}
 `
 
 // The code of docs/own-system.md is a program. Its checks hold: the log line has the caller's trace id, a failed span has
@@ -137,6 +142,14 @@ func TestThePageOfYourOwnSystem(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no signals to send to a process")
 	}
+	for _, lasts := range []string{"SHIPPING=1s", "MAILING=1s"} {
+		t.Run(lasts, func(t *testing.T) { order(t, address, lasts) })
+	}
+}
+
+// order starts the page's program, orders three times, and stops it while the third request is in progress, and also
+// the consumer or the goroutines, whichever lasts.
+func order(t *testing.T, address, lasts string) {
 	calls, respond := make(chan string, 1), make(chan string)
 	bank := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		calls <- r.URL.Path + " " + r.Header.Get("traceparent")
@@ -144,9 +157,9 @@ func TestThePageOfYourOwnSystem(t *testing.T) {
 	}))
 	defer bank.Close()
 	a := startAgent(t)
-	p := start(t, "orders", "BANK_URL="+bank.URL, "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+a.address)
+	p := start(t, "orders", "BANK_URL="+bank.URL, lasts, "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+a.address)
 	eventually(t, "program", func() bool { return dial(address) })
-	order := func(id, answer string, want int, meanwhile func()) {
+	send := func(id, answer string, want int, meanwhile func()) {
 		t.Helper()
 		request, _ := http.NewRequest(http.MethodGet, "http://"+address+"/orders/"+id, nil)
 		request.Header.Set("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
@@ -169,9 +182,9 @@ func TestThePageOfYourOwnSystem(t *testing.T) {
 			t.Errorf("order %s: the response is %s, want %d", id, got, want)
 		}
 	}
-	order("7", "ok", 200, func() {})
-	order("13", "no", 503, func() {})
-	order("8", "ok", 200, func() {
+	send("7", "ok", 200, func() {})
+	send("13", "no", 503, func() {})
+	send("8", "ok", 200, func() {
 		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
