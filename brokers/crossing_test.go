@@ -80,8 +80,8 @@ func TestTheWorkerReadsTheHeader(t *testing.T) {
 	isChild(t, ended(t, "process work"), traceID, spanID)
 }
 
-// startRedis starts a broker in the test: miniredis, a fake. The folder brokers/server starts the others: nats-server,
-// kfake and mochi (MQTT) in the test's process, RabbitMQ and real servers of the others as processes of their own.
+// startRedis starts a broker in the test: miniredis, a fake. In brokers/server, newNATS, newKfake and newMochi (MQTT) also
+// start one in the test's process, each in a few lines; newProcess and newRabbitMQ start a real server.
 func startRedis(t *testing.T) *redis.Client {
 	t.Helper()
 	spans.Reset()
@@ -91,7 +91,7 @@ func startRedis(t *testing.T) *redis.Client {
 }
 
 // startWorker runs your consumer until the test ends. Does yours have a callback? Subscribe here instead, and drain or
-// unsubscribe in Cleanup. A broker that stores nothing, such as NATS, needs the subscription before the message.
+// unsubscribe in Cleanup. If your broker stores nothing, as NATS, return only when it knows the subscription.
 func startWorker(t *testing.T, client *redis.Client) {
 	t.Helper()
 	worker := redisstreams.Worker{Client: client, Name: "worker", Idle: time.Minute}
