@@ -2,10 +2,10 @@ package cmd_test
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"go/format"
-	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -34,9 +34,8 @@ func text(t *testing.T, file string) string {
 	return string(content)
 }
 
-// What the pages tell you to copy compiles: docs/own-system.md with the two files of pkg that it names and a broker, and
-// tracer.go alone with the change that its comment names.
-func TestWhatIsCopiedCompiles(t *testing.T) {
+// tracer.go compiles alone, with the change that its comment names. The next test compiles it with batcher.go.
+func TestTheTracerCompilesAlone(t *testing.T) {
 	t.Parallel()
 	alone := strings.ReplaceAll(text(t, "pkg/tracer.go"), "processor, err := newProcessor(ctx)\n", "\n")
 	alone = strings.NewReplacer("//\texporter, err := ", "exporter, err := ", "//\tprocessor := ", "processor := ",
@@ -153,28 +152,39 @@ func order(t *testing.T, address, lasts string) {
 	calls, respond := make(chan string, 1), make(chan string)
 	bank := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		calls <- r.URL.Path + " " + r.Header.Get("traceparent")
-		fmt.Fprint(w, <-respond)
+		select {
+		case answer := <-respond:
+			fmt.Fprint(w, answer)
+		case <-r.Context().Done():
+		}
 	}))
-	defer bank.Close()
+	t.Cleanup(bank.Close)
 	a := startAgent(t)
 	p := start(t, "orders", "BANK_URL="+bank.URL, lasts, "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+a.address)
 	eventually(t, "program", func() bool { return dial(address) })
 	send := func(id, answer string, want int, meanwhile func()) {
 		t.Helper()
-		request, _ := http.NewRequest(http.MethodGet, "http://"+address+"/orders/"+id, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		request, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/orders/"+id, nil)
 		request.Header.Set("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 		status := make(chan string, 1)
 		go func() {
-			response, err := http.DefaultTransport.RoundTrip(request)
-			if err == nil {
-				io.Copy(io.Discard, response.Body)
-				response.Body.Close()
-				status <- response.Status
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				status <- err.Error()
+				return
 			}
-			status <- fmt.Sprint(err)
+			response.Body.Close()
+			status <- response.Status
 		}()
-		if call := <-calls; !strings.Contains(call, "/charge/"+id+" 00-4bf92f3577b34da6a3ce929d0e0e4736-") {
-			t.Errorf("the bank got %s", call)
+		select {
+		case call := <-calls:
+			if !strings.Contains(call, "/charge/"+id+" 00-4bf92f3577b34da6a3ce929d0e0e4736-") {
+				t.Errorf("the bank got %s", call)
+			}
+		case got := <-status:
+			t.Fatalf("order %s: the response is %s before the bank was called", id, got)
 		}
 		meanwhile()
 		respond <- answer
