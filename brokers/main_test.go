@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -35,7 +36,7 @@ func command(t *testing.T, address string, args ...string) (stdout, stderr strin
 	t.Helper()
 	var out, log strings.Builder
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "RUN_PROGRAM=1", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+address)
+	cmd.Env = append(os.Environ(), "RUN_PROGRAM=1", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+address, "OTEL_TRACES_EXPORTER=otlp")
 	for _, d := range demos {
 		cmd.Env = append(cmd.Env, d.variable+"=")
 	}
@@ -241,6 +242,30 @@ func TestTrapAPackageLevelTracerStaysOnItsFirstProvider(t *testing.T) {
 	span.End()
 	if len(own.Started()) != 0 {
 		t.Error("the tracer has moved to the second provider: this is no longer a trap")
+	}
+}
+
+// As the README says, the lessons need two files of pkg. They are compiled as if pkg had no others.
+func TestTheLessonsNeedTwoFilesOfPkg(t *testing.T) {
+	files, err := filepath.Glob("../pkg/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := map[string]string{}
+	for _, file := range files {
+		if name := filepath.Base(file); name != "tracer.go" && name != "batcher.go" {
+			absolute, _ := filepath.Abs(file)
+			without[absolute] = "" // go takes it as deleted
+		}
+	}
+	content, err := json.Marshal(map[string]any{"Replace": without})
+	overlay := filepath.Join(t.TempDir(), "overlay.json")
+	if err := errors.Join(err, os.WriteFile(overlay, content, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("go", "build", "-overlay", overlay, "./nats", "./kafka", "./rabbitmq", "./redisstreams", "./mqtt", "./outbox")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

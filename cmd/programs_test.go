@@ -4,7 +4,6 @@ package cmd_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -287,37 +286,6 @@ func TestStandardVariables(t *testing.T) {
 	p.status(t, 20*time.Second)
 	if !strings.Contains(p.stderr.String(), "spans were lost so far") {
 		t.Errorf("the batcher doesn't use the variable's timeout: %s", &p.stderr)
-	}
-}
-
-// What the README tells you to copy compiles without the rest of pkg, and tracer.go alone with the change that it names.
-func TestWhatIsCopiedCompiles(t *testing.T) {
-	t.Parallel()
-	tracer, err1 := os.ReadFile(filepath.Join("..", "pkg", "tracer.go"))
-	batcher, err2 := os.ReadFile(filepath.Join("..", "pkg", "batcher.go"))
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	alone := strings.ReplaceAll(string(tracer), "processor, err := newProcessor(ctx)\n", "\n")
-	alone = strings.NewReplacer("//\texporter, err := ", "exporter, err := ", "//\tprocessor := ", "processor := ",
-		"import (", "import (\n\t\"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc\"").Replace(alone)
-	for name, files := range map[string]map[string]string{
-		"both":  {"tracer.go": string(tracer), "batcher.go": string(batcher)},
-		"alone": {"tracer.go": alone},
-	} {
-		folder := filepath.Join(programs, "_copied", name) // go vet ./... leaves _ out
-		t.Cleanup(func() { os.RemoveAll(folder) })
-		if err := os.MkdirAll(folder, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		for file, content := range files {
-			if err := os.WriteFile(filepath.Join(folder, file), []byte(content), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if out, err := exec.Command("go", "vet", folder).CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s", name, err, out)
-		}
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 )
 
 // linked samples a root span if it has a link to a sampled span, so that both traces are there, or neither. A link
-// carries the same flag as a parent. Roots without links are the other sampler's.
+// carries the same flag as a parent. Roots without links are the other sampler's. A sampler sees all links, but the span
+// keeps only the last 128 of them: see LinkCountLimit in scheduled_test.go.
 type linked struct{ sdktrace.Sampler }
 
 func (s linked) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {

@@ -16,7 +16,6 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,18 +191,6 @@ func (e *Env) OpenTelemetry() {
 			})
 		}
 	}
-}
-
-// CatchPanic calls handle. A panic is returned as an error, so that one message can't stop the work on the others. Its
-// stack is in the log, with the ids of the span in ctx: an exception event on the span is deprecated.
-func CatchPanic(ctx context.Context, handle func() error) (err error) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
-			err = Error{"panic", fmt.Sprint("panic: ", reason)}
-		}
-	}()
-	return handle()
 }
 
 // SimulateWork takes the place of a program's work. It takes as long as duration, or returns early as [Sleep] does.

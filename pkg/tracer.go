@@ -117,4 +117,16 @@ type Error struct{ Type, Text string }
 func (e Error) Error() string     { return e.Text }
 func (e Error) ErrorType() string { return e.Type }
 
+// CatchPanic calls handle. A panic is returned as an error, so that one message can't stop the work on the others. Its
+// stack is in the log, with the ids of the span in ctx: an exception event on the span is deprecated.
+func CatchPanic(ctx context.Context, handle func() error) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			slog.ErrorContext(ctx, "the handler panicked", "panic", reason, "stack", string(debug.Stack()))
+			err = Error{"panic", fmt.Sprint("panic: ", reason)}
+		}
+	}()
+	return handle()
+}
+
 // That's all. Now follow one span through otel-agent-config.yaml and otel-collector-config.yaml to the backends.

@@ -99,8 +99,9 @@ func Receive(ctx context.Context, client *kgo.Client, handle Handler) error {
 
 // ReceiveBatch polls once, and passes up to 100 records to handle, in one span. Each record comes from a different
 // trace, and a span has only one parent. So this span starts a new trace and has a link to each producer: in Jaeger,
-// click the span and open "Links". A span for each record, as above, costs more and tells more. Use one for all
-// only if the work is done for all at once, such as a bulk insert.
+// click the span and open "Links". Why 100? By default, LinkCountLimit is 128: a span drops the links beyond it
+// silently. A span for each record, as above, costs more and tells more. Use one for all only if the work is done for
+// all at once, such as a bulk insert.
 func ReceiveBatch(ctx context.Context, client *kgo.Client, handle func(context.Context, []*kgo.Record) error) error {
 	return poll(ctx, client, 100, func(records []*kgo.Record) {
 		process(context.Background(), records, func(ctx context.Context) error { return handle(ctx, records) })

@@ -398,6 +398,29 @@ func TestATopicThatDoesNotExist(t *testing.T) {
 	})
 }
 
+// A span keeps 128 links by default, and drops the others silently. So a batch is smaller.
+func TestABatchLosesNoLink(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, _ := connect(t)
+		producer := client(Traced())
+		for range 150 {
+			if err := Publish(t.Context(), producer, "make donuts"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		count := 0
+		if err := ReceiveBatch(t.Context(), client(Consumer()...), func(_ context.Context, records []*kgo.Record) error {
+			count = len(records)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if span := brokertest.Named(t, "process work", 1)[0]; len(span.Links()) != count || span.DroppedLinks() > 0 {
+			t.Errorf("the span has %d links for %d messages, and dropped %d", len(span.Links()), count, span.DroppedLinks())
+		}
+	})
+}
+
 // Three traces, and one span for all of their records.
 func TestABatchLinksToEachProducer(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {

@@ -5,10 +5,9 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/cenkalti/backoff/v5"
-
-	"otel-demo/pkg"
 )
 
 // Outage logs when a broker becomes unreachable, and when it is back: one line each, however many attempts fail.
@@ -20,7 +19,10 @@ type Outage struct {
 }
 
 // New returns an Outage that hasn't begun.
-func New(broker string) *Outage { return &Outage{broker: broker, pause: pkg.Backoff()} }
+func New(broker string) *Outage {
+	return &Outage{broker: broker, pause: &backoff.ExponentialBackOff{
+		InitialInterval: 100 * time.Millisecond, Multiplier: 2, MaxInterval: 2 * time.Second, RandomizationFactor: 0.5}}
+}
 
 // Begin reports an error of the broker. Only the first one is logged.
 func (o *Outage) Begin(err error) {
@@ -33,7 +35,12 @@ func (o *Outage) Begin(err error) {
 }
 
 // Pause waits before the next attempt: 100 ms, longer each time, up to 2 s.
-func (o *Outage) Pause(ctx context.Context) { pkg.Sleep(ctx, o.pause.NextBackOff()) }
+func (o *Outage) Pause(ctx context.Context) {
+	select {
+	case <-time.After(o.pause.NextBackOff()):
+	case <-ctx.Done():
+	}
+}
 
 // End reports that the broker responds.
 func (o *Outage) End() {

@@ -103,7 +103,10 @@ func (r Relay) Run(ctx context.Context) error {
 		}
 		down.End()
 		if !ok {
-			pkg.Sleep(ctx, 20*time.Millisecond)
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+			}
 		}
 	}
 	return nil

@@ -93,8 +93,9 @@ func (w Worker) Receive(ctx context.Context, handle Handler) error {
 
 // ReceiveBatch reads up to 100 entries and passes them to handle, in one span. Each comes from a different trace, and a
 // span has only one parent. So this span starts a new trace and has a link to each producer: in Jaeger, click the span
-// and open "Links". A span for each entry, as above, costs more and tells more. Use one for all if the work is
-// done for all at once, such as a bulk insert.
+// and open "Links". Why 100? By default, LinkCountLimit is 128: a span drops the links beyond it silently. A span for
+// each entry, as above, costs more and tells more. Use one for all if the work is done for all at once, such as a bulk
+// insert.
 func (w Worker) ReceiveBatch(handle func(context.Context, []redis.XMessage) error) error {
 	entries, err := w.read(100)
 	if err != nil || len(entries) == 0 {

@@ -192,6 +192,29 @@ func TestAStreamThatIsGoneIsJoinedAgain(t *testing.T) {
 	})
 }
 
+// A span keeps 128 links by default, and drops the others silently. So a batch is smaller.
+func TestABatchLosesNoLink(t *testing.T) {
+	on(t, func(t *testing.T, connect connector) {
+		client, _ := connect(t)
+		for range 150 {
+			if err := Publish(t.Context(), client, "make donuts"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		worker := Worker{Client: client, Name: "worker", Idle: time.Hour}
+		count := 0
+		if err := worker.ReceiveBatch(func(_ context.Context, entries []redis.XMessage) error {
+			count = len(entries)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if span := brokertest.Named(t, "process work", 1)[0]; len(span.Links()) != count || span.DroppedLinks() > 0 {
+			t.Errorf("the span has %d links for %d messages, and dropped %d", len(span.Links()), count, span.DroppedLinks())
+		}
+	})
+}
+
 func TestABatchLinksToEachProducer(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
 		client, _ := connect(t)
