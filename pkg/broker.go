@@ -9,7 +9,7 @@ package pkg
 //  2. The consumer extracts the context from the headers, and starts a span of kind consumer with it.
 //  3. Both describe the message following OpenTelemetry's messaging conventions, which backends understand.
 //
-// For another broker, change the calls to Redis, the two constants, and the carrier: use the broker's own headers. The
+// For another broker, replace the Redis calls, the two constants, and the carrier: use the broker's own headers. The
 // folder brokers does so for NATS, Kafka, RabbitMQ, MQTT and others, and shows the usual mistakes.
 
 import (
@@ -46,8 +46,8 @@ type Broker struct {
 	report    rate.Sometimes
 }
 
-// Handler processes one message. Its ctx holds the span `process work` and the baggage, and is canceled on shutdown. If
-// it returns an error, the span is marked as failed.
+// Handler processes one message. Its ctx holds the span `process work` and the baggage, and is canceled 4.5 s after
+// SIGTERM. If it returns an error, the span is marked as failed.
 type Handler func(ctx context.Context, message Message) error
 
 // messageAttributes describe a message on both sides, following OpenTelemetry's conventions:
@@ -86,7 +86,7 @@ func (b *Broker) Publish(ctx context.Context, body string) error {
 	return nil
 }
 
-// process handles one message, the other end of Publish. Receive calls process for up to 100 messages at a time.
+// process, the other end of Publish, handles one message. Receive calls process for up to 100 messages at a time.
 func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
 	message, err := decodeMessage(payload)
 	if err != nil {
@@ -125,4 +125,4 @@ func (b *Broker) skip(ctx context.Context, err error) {
 	})
 }
 
-// You have seen how a trace crosses a broker. Next: pkg/tracer.go, the set-up that makes all of this work.
+// You have seen how a trace crosses a broker. Next: pkg/tracer.go, the setup that makes all of this work.

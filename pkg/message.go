@@ -14,7 +14,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// maxMessageSize is the longest message that is decoded, in bytes. Don't trust your input.
+// maxMessageSize limits what is decoded, in bytes: any program may publish here.
 const maxMessageSize = 64 << 10
 
 // Message is the envelope. On the wire it looks like this, as `redis-cli subscribe work` shows:
@@ -23,8 +23,8 @@ const maxMessageSize = 64 << 10
 type Message struct {
 	// ID identifies this message in the spans of both sides.
 	ID string `json:"id"`
-	// Headers hold the trace context and the baggage. A propagator writes them into a carrier and reads them back.
-	// MapCarrier lets a map be the carrier. Map keys are case-sensitive; the W3C's header names are lower case.
+	// Headers hold the trace context and the baggage. A propagator writes them into a carrier (here, a map) and reads
+	// them back. A map's keys are case-sensitive; write the W3C's header names in lower case.
 	// Try it: in pkg/tracer.go, replace `otel.SetTextMapPropagator(` with `_ = (` and run `go run -C local . -once
 	// -shape`. Without a propagator, headers stay empty, and each program starts its own traces.
 	Headers propagation.MapCarrier `json:"headers"`

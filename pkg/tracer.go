@@ -36,7 +36,7 @@ var version string
 // logs what went wrong. Spans missing? See docs/missing-spans.md.
 //
 // OpenTelemetry's standard variables, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER, override what is set here.
-// Where an option in code would override its variable, the option is set only if the variable isn't.
+// An option in code that would override its variable is set only if the variable isn't.
 func StartTracing(ctx context.Context, name string) (shutdown func(), err error) {
 	// The SDK reports errors here, such as an unreachable agent. One line every 10 s is enough.
 	report := rate.Sometimes{Interval: 10 * time.Second}
@@ -52,8 +52,9 @@ func StartTracing(ctx context.Context, name string) (shutdown func(), err error)
 		return func() {}, nil // the default tracer provider's spans do nothing
 	}
 
-	// The span processor gets each span that has ended, and exports it to the agent in a batch: see pkg/batcher.go. To
-	// use this file alone, replace the next line with these two. That loses spans if the agent is down for over 10 s.
+	// The span processor (the batcher above) gets each span that has ended, and exports it in a batch: see
+	// pkg/batcher.go. To use this file alone, put these two lines in place of the next call. That loses spans if the
+	// agent is down for over 10 s.
 	//	exporter, err := otlptracegrpc.New(ctx)
 	//	processor := sdktrace.NewBatchSpanProcessor(exporter)
 	processor, err := newProcessor(ctx)
@@ -117,8 +118,8 @@ type Error struct{ Type, Text string }
 func (e Error) Error() string     { return e.Text }
 func (e Error) ErrorType() string { return e.Type }
 
-// CatchPanic calls handle. A panic is returned as an error, so that one message can't stop the work on the others. Its
-// stack is in the log, with the ids of the span in ctx: an exception event on the span is deprecated.
+// CatchPanic calls handle. A panic is returned as an error, so that one message can't stop the work on the others. The
+// stack goes to the log, with the ids of the span in ctx, since exception events on spans are deprecated.
 func CatchPanic(ctx context.Context, handle func() error) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {

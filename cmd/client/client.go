@@ -97,7 +97,7 @@ func makeRequest(ctx context.Context, client *http.Client, serverURL *url.URL, w
 	status, body, err := get(ctx, client, serverURL)
 	if err == nil && status != http.StatusOK {
 		// The HTTP client below marks its own span as failed when the status is 400 or above. A failed child doesn't
-		// mark its parent as failed. If the whole operation has failed, mark its own span too, as Fail does below.
+		// mark its parent as failed. If the whole operation has failed, mark the parent too, as Fail does below.
 		err = pkg.Error{Type: strconv.Itoa(status), Text: fmt.Sprintf("the server responded %d: %q", status, body)}
 	}
 	if status != 0 {
@@ -145,7 +145,7 @@ func newClient(work time.Duration) *http.Client {
 	}
 	return &http.Client{
 		Transport: otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithClientTrace(steps)),
-		Timeout:   work + 10*time.Second, // if the server's WORK_DURATION is the same
+		Timeout:   work + 10*time.Second, // enough if the server's WORK_DURATION is the same
 	}
 }
 

@@ -63,7 +63,7 @@ func run(ctx context.Context) error {
 	} else if err != nil {
 		slog.Warn("GET /hello responds 503 for now", "error", err)
 	}
-	// On SIGTERM, Serve gives the requests that it has accepted 4 s. Then the deferred calls run, last one first.
+	// On SIGTERM, Serve gives accepted requests 4 s to finish. Then the deferred calls run, last one first.
 	return pkg.Serve(ctx, listener, newHandler(broker, work), work)
 }
 
@@ -75,7 +75,7 @@ type server struct {
 
 // newHandler returns the server's routes. otelhttp.NewHandler extracts (reads) the trace context from the request's
 // headers and starts the span `GET /hello` as a child of the client's span. That is how the trace continues. Wrap each
-// route, not the whole mux: inside it, the route is known, and the span has the attribute http.route. /healthz has no
+// route, not the whole mux: only then is the route known, and the span has the attribute http.route. /healthz has no
 // span, since it is polled every few seconds.
 func newHandler(broker *pkg.Broker, work time.Duration) http.Handler {
 	s := &server{broker, work}
@@ -110,7 +110,7 @@ func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 
 const statusClientClosedRequest = 499 // nginx's code for this; nobody receives it
 
-// handle is the work of one request: your own span, inside the library's.
+// handle does the work of one request, in its own span inside otelhttp's.
 func (s *server) handle(ctx context.Context, body string) error {
 	ctx, span := tracer.Start(ctx, "handle request")
 	// Try it: delete `defer span.End()` below and run `go run -C local . -once -shape`. `handle request` is gone, and
@@ -118,7 +118,7 @@ func (s *server) handle(ctx context.Context, body string) error {
 	defer span.End()
 
 	// The client's baggage arrived in a header beside the trace context, and is in ctx too. It isn't on a span until
-	// you put it there. In Jaeger, this event is in the span `handle request`.
+	// you put it there. In Jaeger, the event below is in `handle request`.
 	username := baggage.FromContext(ctx).Member("username").Value()
 	span.AddEvent("read baggage", trace.WithAttributes(semconv.UserName(username)))
 
