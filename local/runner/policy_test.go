@@ -24,6 +24,7 @@ func checkPolicy(t *testing.T, file string, service types.ServiceConfig, dockerf
 			t.Errorf("%s: services.%s: %s: %q", file, service.Name, rule, finding)
 		}
 	}
+	of, _ := kindOf(service) // an unknown one is refused elsewhere
 	for _, p := range service.Ports {
 		check(p.HostIP == "127.0.0.1", "ports on 127.0.0.1 only", p.HostIP+":"+p.Published)
 	}
@@ -31,7 +32,7 @@ func checkPolicy(t *testing.T, file string, service types.ServiceConfig, dockerf
 
 	// Without its own user, a service has its image's. The Dockerfile's last one is distroless nonroot.
 	user, _, _ := strings.Cut(service.User, ":")
-	if user == "" && service.Build != nil && strings.Contains(dockerfile, ":nonroot\n") {
+	if user == "" && of == program && strings.Contains(dockerfile, ":nonroot\n") {
 		user = "nonroot"
 	}
 	check(user != "" && user != "0" && user != "root", "no root", "user "+service.User)
@@ -48,7 +49,6 @@ func checkPolicy(t *testing.T, file string, service types.ServiceConfig, dockerf
 		"memory limit", "")
 
 	// A client makes its requests and exits; a service that only prepares or checks something exits at once.
-	of, _ := kindOf(service) // an unknown one is refused elsewhere
 	ends := of == program && *service.Build.Args["CMD"] == "client" || of == nothing
 	check(ends == (service.Restart == ""), "restarts if it dies", service.Restart)
 
