@@ -23,6 +23,7 @@ pictures: ## all screenshots, with Chromium: docs/pictures says what each part n
 	docs/pictures local
 	docs/pictures docker
 	docs/pictures cases
+	docs/pictures language
 	docs/pictures metrics
 
 measure: ## docs/performance.md's figures and pictures: 15 minutes on an idle machine

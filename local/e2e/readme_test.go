@@ -44,6 +44,9 @@ var runBy = map[string]string{
 	"curl -i -H 'baggage: username=alice' localhost:8080/hello":                                "TestDemo",
 	"curl -s -H 'Accept: application/openmetrics-text' localhost:8889/metrics | grep trace_id": "TestCases",
 	"go run -C local . -recipe own-program -hops":                                              "TestRecipes",
+	"go run ./cmd/client": "TestRecipes",
+	"cd recipes/other-language && python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && " +
+		".venv/bin/python worker.py": "TestRecipes",
 }
 
 const needsDocker, needsKubernetes = "<!-- needs Docker -->", "<!-- needs Kubernetes -->"

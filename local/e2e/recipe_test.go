@@ -60,14 +60,18 @@ var lessonChecks = map[string]func(t *testing.T, d *runner.Demo, log *safeBuffer
 // Every recipe, and every variant of one, produces the traces in its folder.
 func TestRecipes(t *testing.T) {
 	t.Parallel()
-	checkPages(t, "recipes", 12, "What it shows", "Try it", "What you see", "How it works")
+	checkPages(t, "recipes", 14, "What it shows", "Try it", "What you see", "How it works")
 	for _, recipe := range lessons(t, "recipes") {
 		if recipe == backendsElsewhere {
 			continue
 		}
 		t.Run(recipe, func(t *testing.T) {
 			t.Parallel()
-			runLesson(t, recipe, "")
+			if recipe == otherLanguage {
+				checkOtherLanguage(t)
+			} else {
+				runLesson(t, recipe, "")
+			}
 		})
 	}
 	t.Run("tail-sampling with link", func(t *testing.T) {

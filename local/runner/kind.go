@@ -29,7 +29,7 @@ type kind struct {
 	store    func(v *viewer.Viewer) *spans.Store                  // of a backend: what has arrived
 }
 
-var kinds = []*kind{program, collector, redis, redisCLI, jaeger, zipkin, prometheus, nothing}
+var kinds = []*kind{foreign, program, collector, redis, redisCLI, jaeger, zipkin, prometheus, nothing}
 
 // kindOf returns a service's kind, or an error that names the service and its image.
 func kindOf(service types.ServiceConfig) (*kind, error) {

@@ -24,6 +24,7 @@ func checkPolicy(t *testing.T, file string, service types.ServiceConfig, dockerf
 			t.Errorf("%s: services.%s: %s: %q", file, service.Name, rule, finding)
 		}
 	}
+	of, _ := kindOf(service) // an unknown one is refused elsewhere
 	for _, p := range service.Ports {
 		check(p.HostIP == "127.0.0.1", "ports on 127.0.0.1 only", p.HostIP+":"+p.Published)
 	}
@@ -31,7 +32,7 @@ func checkPolicy(t *testing.T, file string, service types.ServiceConfig, dockerf
 
 	// Without its own user, a service has its image's. The Dockerfile's last one is distroless nonroot.
 	user, _, _ := strings.Cut(service.User, ":")
-	if user == "" && service.Build != nil && strings.Contains(dockerfile, ":nonroot\n") {
+	if user == "" && of == program && strings.Contains(dockerfile, ":nonroot\n") {
 		user = "nonroot"
 	}
 	check(user != "" && user != "0" && user != "root", "no root", "user "+service.User)
@@ -48,8 +49,7 @@ func checkPolicy(t *testing.T, file string, service types.ServiceConfig, dockerf
 		"memory limit", "")
 
 	// A client makes its requests and exits; a service that only prepares or checks something exits at once.
-	of, _ := kindOf(service) // an unknown one is refused elsewhere
-	ends := service.Build != nil && *service.Build.Args["CMD"] == "client" || of == nothing
+	ends := of == program && *service.Build.Args["CMD"] == "client" || of == nothing
 	check(ends == (service.Restart == ""), "restarts if it dies", service.Restart)
 
 	if service.Build == nil {
@@ -58,7 +58,7 @@ func checkPolicy(t *testing.T, file string, service types.ServiceConfig, dockerf
 	}
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"} {
 		value, set := service.Environment[name]
-		check(!slices.Contains([]*kind{program, collector, jaeger}, of) || set && (value == nil || *value == ""), "no proxy", name)
+		check(!slices.Contains([]*kind{program, foreign, collector, jaeger}, of) || set && (value == nil || *value == ""), "no proxy", name)
 	}
 	for name, value := range service.Environment {
 		if value == nil {
@@ -83,17 +83,23 @@ func TestComposePolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dockerfile, err := os.ReadFile(filepath.Join(root, "Dockerfile"))
+	dockerfiles, err := filepath.Glob(filepath.Join(root, "recipes", "*", "Dockerfile"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, from := range regexp.MustCompile(`(?m)^FROM (\S+)`).FindAllStringSubmatch(string(dockerfile), -1) {
-		if !hasVersion(from[1]) {
-			t.Errorf("Dockerfile: FROM %s: want an image of one version", from[1])
+	var dockerfile []byte // in the end the root's
+	for _, file := range append(dockerfiles, filepath.Join(root, "Dockerfile")) {
+		if dockerfile, err = os.ReadFile(file); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if regexp.MustCompile(`(?mi)^\s*USER\s+(0|root)\b`).Match(dockerfile) {
-		t.Error("Dockerfile: USER root")
+		for _, from := range regexp.MustCompile(`(?m)^FROM (\S+)`).FindAllStringSubmatch(string(dockerfile), -1) {
+			if !hasVersion(from[1]) {
+				t.Errorf("%s: FROM %s: want an image of one version", file, from[1])
+			}
+		}
+		if regexp.MustCompile(`(?mi)^\s*USER\s+(0|root)\b`).Match(dockerfile) {
+			t.Errorf("%s: USER root", file)
+		}
 	}
 
 	overlays, err := filepath.Glob(filepath.Join(root, "[rc]*s", "*", "docker-compose*.yml")) // recipes and cases

@@ -22,9 +22,6 @@ var program = &kind{
 }
 
 func checkProgram(service types.ServiceConfig) error {
-	if service.Build.Args["CMD"] == nil {
-		return fmt.Errorf("build.args.CMD is missing: want the name of a folder in cmd/")
-	}
 	if check := service.HealthCheck; check != nil && !check.Disable &&
 		(len(check.Test) < 2 || check.Test[0] != "CMD" || check.Test[1] != "/app") {
 		return fmt.Errorf(`healthcheck.test: %q: the runner supports only ["CMD", "/app", ...]`, check.Test)
@@ -58,4 +55,6 @@ func probeProgram(ctx context.Context, _ *Demo, s *service) error {
 }
 
 // isClient reports whether a service makes its requests and exits. All other programs run until they are stopped.
-func (s *service) isClient() bool { return s.Build != nil && *s.Build.Args["CMD"] == "client" }
+func (s *service) isClient() bool {
+	return s.Build != nil && s.Build.Args["CMD"] != nil && *s.Build.Args["CMD"] == "client"
+}

@@ -39,7 +39,11 @@ func Shape(traces []*Trace) string {
 
 func shape(t *Trace, spans map[Key]*Span) string {
 	var b strings.Builder
-	walk(t.Tree(), func(n *Node) {
+	roots := t.Tree()
+	walk(roots, func(n *Node) {
+		slices.SortStableFunc(n.Children, func(a, b *Node) int { return cmp.Compare(a.receiver(), b.receiver()) })
+	})
+	walk(roots, func(n *Node) {
 		fields := []string{n.Service, n.Name}
 		if n.Kind != "" {
 			fields = append(fields, n.Kind)
@@ -65,6 +69,15 @@ func shape(t *Trace, spans map[Key]*Span) string {
 		b.WriteString(strings.Repeat("  ", n.Depth) + Printable(strings.Join(fields, "  ")) + "\n")
 	})
 	return b.String()
+}
+
+// receiver is the service that received a message, or "". Services that receive the same one start in an order that is
+// up to chance, so they are sorted by it.
+func (n *Node) receiver() string {
+	if n.Kind == "consumer" {
+		return n.Service
+	}
+	return ""
 }
 
 // Printable escapes what would break a line or control a terminal: a span's name is untrusted text.

@@ -52,6 +52,15 @@ func TestShapeOfWhatIsNotSimple(t *testing.T) {
 			},
 			"1 trace\na  root  internal\n  a  x  internal\n  a  y  internal\n  a  last  internal\n",
 		},
+		"receivers of one message by service": {
+			[]spantest.Span{
+				{Trace: 1, Service: "server", Name: "publish", Kind: "producer", Took: ms},
+				{Trace: 1, Parent: 1, Service: "worker-b", Name: "process", Kind: "consumer", At: 2, Took: ms},
+				{Trace: 1, Parent: 1, Service: "worker-a", Name: "process", Kind: "consumer", At: 3, Took: ms},
+				{Trace: 1, Parent: 1, Service: "server", Name: "send", Kind: "client", At: 1, Took: ms},
+			},
+			"1 trace\nserver  publish  producer\n  server  send  client\n  worker-a  process  consumer\n  worker-b  process  consumer\n",
+		},
 		"spans that are each other's parents": {
 			[]spantest.Span{
 				{Trace: 1, Parent: 2, Service: "a", Name: "one", Kind: "internal", Took: ms},
