@@ -127,6 +127,23 @@ func TestTrapPublishOnlyBuffers(t *testing.T) {
 	})
 }
 
+// A program that starts before its server has no connection yet. It doesn't know then whether the server takes headers.
+func TestTrapPublishBeforeTheFirstConnection(t *testing.T) {
+	conn, err := nats.Connect("nats://127.0.0.1:1", nats.RetryOnFailedConnect(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	message := nats.NewMsg("work")
+	if err := conn.PublishMsg(message); err != nil {
+		t.Errorf("a message without headers: %v", err)
+	}
+	message.Header.Set("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	if err := conn.PublishMsg(message); err == nil || err.Error() != "nats: headers not supported by this server" {
+		t.Errorf("a message with headers: %v: this is no longer a trap", err)
+	}
+}
+
 func TestTrapAMessageWithoutAWorkerIsDropped(t *testing.T) {
 	on(t, func(t *testing.T, connect connector) {
 		conn, _ := connect(t)

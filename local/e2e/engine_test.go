@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -143,7 +144,20 @@ func TestComposeGivesTheSameTraces(t *testing.T) {
 			t.Errorf("pages of %s may read Zipkin's traces", allowed)
 		}
 	}
-	for line := range strings.Lines(run(t.Context(), "logs", "--no-color", "otel-agent", "otel-collector")) {
+	logs := run(t.Context(), "logs", "--no-color", "otel-agent", "otel-collector")
+	// Both keep their traces in memory.
+	run(t.Context(), "kill", "jaeger")
+	run(t.Context(), "stop", "zipkin")
+	run(t.Context(), "start", "jaeger", "zipkin")
+	untilNil(t, func() error {
+		atJaeger, err1 := jaegerTraces(start)
+		atZipkin, err2 := zipkinTraces()
+		if n := len(atJaeger) + len(atZipkin); n > 0 {
+			t.Fatalf("%d traces have survived: this is no longer so", n)
+		}
+		return errors.Join(err1, err2)
+	})
+	for line := range strings.Lines(logs) {
 		if strings.Contains(line, "\terror\t") {
 			t.Errorf("a collector reports an error: %s", line)
 		} else if strings.Contains(line, "\twarn\t") {

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,39 +38,43 @@ import (
 	"otel-demo/local/spans"
 )
 
-// missingPage is the page whose rows are tested here, each by the test that its last column names.
+// missingPage is the page whose causes are tested here, each by the test that it names.
 const missingPage = "docs/missing-spans.md"
 
-// notHere is in the last column of a row whose fault can't be made here.
-const notHere = "not reproduced"
+// notHere is the name of a cause that can't be made here.
+const notHere = "not-reproduced"
 
-// faults cause the fault of a row, and check what the row says that you see.
+// faults cause what the page names, and check that you see what it quotes.
 var faults = map[string]func(m *missing){
 	"wrong-host": func(m *missing) {
-		m.sees(m.run("client", "OTEL_EXPORTER_OTLP_ENDPOINT=http://otel-agent.invalid:4317").output)
+		m.cannotExport("http://otel-agent.invalid:4317", "http://otel-agent.invalid:4318")
 	},
-	"wrong-port": func(m *missing) {
-		server := m.server("OTEL_EXPORTER_OTLP_ENDPOINT=http://" + freeAddress(m.T))
-		start := time.Now()
-		m.request(server.address)
-		m.sees(server.output) // while it runs, not at its end
-		if took := time.Since(start); took > 16*time.Second {
-			m.Errorf("it took %v until the server reported it", took)
-		}
-	},
+	"wrong-port": func(m *missing) { m.cannotExport("http://"+freeAddress(m.T), "http://"+freeAddress(m.T)) },
 	"grpc-to-http": func(m *missing) {
-		m.sees(m.run("client", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+address(m.T, m.demo, "otel-agent", 4318)).output)
+		m.cannotExport("http://"+address(m.T, m.demo, "otel-agent", 4318), "")
+	},
+	"http-to-grpc": func(m *missing) {
+		m.cannotExport("", "http://"+address(m.T, m.demo, "otel-agent", 4317))
 	},
 	"https-to-plaintext": func(m *missing) {
-		m.sees(m.run("client", "OTEL_EXPORTER_OTLP_ENDPOINT=https://"+address(m.T, m.demo, "otel-agent", 4317)).output)
+		m.cannotExport("https://"+address(m.T, m.demo, "otel-agent", 4317), "https://"+address(m.T, m.demo, "otel-agent", 4318))
 	},
 	"plaintext-to-https": func(m *missing) {
 		cert, key := certificate(m.T)
-		const tls = "--set=receivers.otlp.protocols.grpc.tls."
-		_, log := startDemo(m.T, fmt.Sprintf(`services:
-  client: {environment: {REQUESTS: "1"}}
-  otel-agent: {command: ["--config=/etc/otel-agent-config.yaml", "%scert_file=%s", "%skey_file=%s"]}`, tls, cert, tls, key))
-		m.sees(log.String)
+		agent := `services: {otel-agent: {command: ["--config=/etc/otel-agent-config.yaml"`
+		for _, protocol := range []string{"grpc", "http"} {
+			tls := "--set=receivers.otlp.protocols." + protocol + ".tls."
+			agent += fmt.Sprintf(`, "%scert_file=%s", "%skey_file=%s"`, tls, cert, tls, key)
+		}
+		d, _ := startServices(m.T, agent+"]}}")
+		m.cannotExport("http://"+address(m.T, d, "otel-agent", 4317), "http://"+address(m.T, d, "otel-agent", 4318))
+	},
+	"no-scheme": func(m *missing) {
+		_, port := compose.HostAndPort(address(m.T, m.demo, "otel-agent", 4318))
+		m.cannotExport("", "localhost:"+port)
+	},
+	"path-twice": func(m *missing) {
+		m.cannotExport("", "http://"+address(m.T, m.demo, "otel-agent", 4318)+"/v1/traces")
 	},
 	"only-localhost": func(m *missing) {
 		if runtime.GOOS != "linux" {
@@ -79,9 +84,13 @@ var faults = map[string]func(m *missing){
 		client := m.run("client", "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.2:"+port)
 		m.sees(func() string { return client.output() + m.log.String() })
 	},
-	"sdk-disabled": func(m *missing) {
-		m.sees(m.run("client", "OTEL_SDK_DISABLED=true").output)
+	"unknown-service": func(m *missing) {
+		m.run("client", m.edited())
+		m.sees(func() string { return m.demo.Hops().Table() })
 	},
+	"sdk-disabled": func(m *missing) { m.logsNothing("OTEL_SDK_DISABLED=true") },
+	"no-provider":  func(m *missing) { m.logsNothing(m.edited()) },
+
 	"sampler": func(m *missing) {
 		wire := m.wire()
 		client := m.run("client", "OTEL_TRACES_SAMPLER=always_off")
@@ -102,22 +111,61 @@ var faults = map[string]func(m *missing){
 		if _, err := d.Wait(m.Context(), "client"); err != nil {
 			m.Fatal(err)
 		}
-		if err := d.Stop(); err != nil { // so that everything that will arrive has arrived
-			m.Error(err)
-		}
+		stop(m.T, d)
 		m.sees(func() string { return d.Hops().String() })
 	},
 	"never-ended": func(m *missing) {
 		m.breaksInto(m.run("client", m.edited()).trace(), nil)
 	},
-	"killed": func(m *missing) {
-		d, _ := startServices(m.T, `services: {server: {environment: {OTEL_BSP_SCHEDULE_DELAY: "60000"}}}`)
-		id := m.request(address(m.T, d, "server", 8080))
-		if err := d.Signal("server", os.Kill); err != nil {
+	"client-killed": func(m *missing) {
+		client := m.start("client", "OTEL_BSP_SCHEDULE_DELAY=60000", "REQUESTS=1000")
+		eventually(m.T, "a response", func() bool { return strings.Contains(client.output(), "\n200 ") })
+		if err := client.Process.Kill(); err != nil {
 			m.Fatal(err)
 		}
-		end := <-d.Failed()
+		m.control()
+		m.quotes = []string{"? > GET /hello > handle request > publish work > process work"}
+		m.breaksInto(client.trace(), nil)
+	},
+	"server-killed": func(m *missing) {
+		d, log := startServices(m.T, `services: {server: {environment: {OTEL_BSP_SCHEDULE_DELAY: "60000"}}}`)
+		id := m.request(address(m.T, d, "server", 8080))
+		eventually(m.T, "the message to be processed", func() bool { return strings.Contains(log.String(), "msg=processed") })
+		end := kill(m.T, d, "server")
 		m.sees(func() string { return fmt.Sprint(end, "\n", paths(d.Jaeger().Trace(id))) })
+	},
+	// It has processed one message, and has just got another.
+	"worker-killed": func(m *missing) {
+		d, log := startServices(m.T, `services: {worker: {environment: {OTEL_BSP_SCHEDULE_DELAY: "60000", WORK_DURATION: 2s}}}`)
+		ids := []string{m.request(address(m.T, d, "server", 8080))}
+		eventually(m.T, "the message to be processed", func() bool { return strings.Contains(log.String(), "msg=processed") })
+		ids = append(ids, m.request(address(m.T, d, "server", 8080)))
+		kill(m.T, d, "worker")
+		stop(m.T, d)
+		for _, id := range ids {
+			if got := fmt.Sprint(paths(d.Jaeger().Trace(id))); got != "[GET /hello > handle request > publish work]" {
+				m.Errorf("got the paths %s", got)
+			}
+		}
+	},
+	"server-down": func(m *missing) {
+		server := m.server()
+		client := m.start("client", "REQUESTS=1000", "SERVER_URL=http://"+server.address+"/hello")
+		eventually(m.T, "a response", func() bool { return strings.Contains(client.output(), "\n200 ") })
+		if err := server.Process.Kill(); err != nil {
+			m.Fatal(err)
+		}
+		var failed [][]string // the first one may have reached the worker
+		eventually(m.T, "two requests without a response", func() bool {
+			failed = regexp.MustCompile(`(?m)^0 ([0-9a-f]{32}) `).FindAllStringSubmatch(client.output(), -1)
+			return len(failed) > 1
+		})
+		t := arrived(m.T, m.demo.Jaeger(), failed[1][1])
+		for _, span := range t.Spans {
+			if !span.Failed() || span.Service != "client" {
+				m.Errorf("%s of %s isn't marked as failed", span.Name, span.Service)
+			}
+		}
 	},
 	"no-shutdown": func(m *missing) {
 		// No batch is sent while it runs, however slow the machine is.
@@ -138,21 +186,10 @@ var faults = map[string]func(m *missing){
     "--set=receivers.otlp.protocols.http.max_request_body_size=100"]}`)
 		m.sees(func() string { return log.String() + d.Hops().String() })
 	},
-	"agent-killed": func(m *missing) {
-		d, id := m.heldByTheAgent()
-		if err := d.Signal("otel-agent", os.Kill); err != nil {
-			m.Fatal(err)
-		}
-		end := <-d.Failed()
-		m.sees(func() string { return end.Error() })
-		m.isLost(d, id)
-	},
-	"agent-stopped": func(m *missing) {
-		d, id := m.heldByTheAgent()
-		stopService(m.T, d, "otel-agent")
-		m.sees(m.log.String)
-		m.isLost(d, id)
-	},
+	"agent-killed":      func(m *missing) { m.holdsAndDies("otel-agent", "otel-collector", true) },
+	"agent-stopped":     func(m *missing) { m.holdsAndDies("otel-agent", "otel-collector", false) },
+	"collector-killed":  func(m *missing) { m.holdsAndDies("otel-collector", "zipkin", true) },
+	"collector-stopped": func(m *missing) { m.holdsAndDies("otel-collector", "zipkin", false) },
 	"backend-down": func(m *missing) {
 		d, log := startServices(m.T, `services: {otel-collector: {command: ["--config=/etc/otel-collector-config.yaml",
     "--set=exporters.zipkin.retry_on_failure.max_interval=1s", "--set=exporters.zipkin.retry_on_failure.max_elapsed_time=1s"]}}`)
@@ -183,6 +220,42 @@ var faults = map[string]func(m *missing){
 		m.control()
 		m.breaksInto(client.trace(), wire)
 	},
+	// Whether a trace is in the half that the worker's sampler keeps depends on the second half of its id.
+	"worker-rate": func(m *missing) {
+		m.demo, _ = startServices(m.T, `services: {worker: {environment: {OTEL_TRACES_SAMPLER: traceidratio, OTEL_TRACES_SAMPLER_ARG: "0.5"}}}`)
+		wire := m.wire()
+		dropped, kept := load.RandomHex(8)+"f"+load.RandomHex(8)[1:], load.RandomHex(8)+"0"+load.RandomHex(8)[1:]
+		for _, id := range []string{dropped, kept} {
+			m.request(address(m.T, m.demo, "server", 8080), load.Traceparent(id))
+		}
+		untilNil(m.T, func() error {
+			if got := fmt.Sprint(paths(m.demo.Jaeger().Trace(kept))); got != "[? > GET /hello > handle request > publish work > process work]" {
+				return fmt.Errorf("the trace that the worker samples is %s", got)
+			}
+			return nil
+		})
+		m.breaksInto(dropped, wire)
+	},
+	// The work takes a second, and the request's context is canceled at once.
+	"request-ctx": func(m *missing) {
+		wire := m.wire()
+		server := m.server(m.edited(), "WORK_DURATION=1s")
+		client := m.run("client", "SERVER_URL=http://"+server.address+"/hello")
+		m.control()
+		m.breaksInto(client.trace(), nil)
+		if message := wire(client.trace()); message != "" {
+			m.Errorf("a message came: %s", message)
+		}
+		for _, span := range m.demo.Jaeger().Trace(client.trace()).Spans {
+			if took := span.End.Sub(span.Start); span.Failed() || span.Name == "handle request" && took > 100*time.Millisecond {
+				m.Errorf("%s took %v, failed: %v", span.Name, took, span.Failed())
+			}
+		}
+	},
+	"canceled-shutdown": func(m *missing) { m.brokenWorker("OTEL_BSP_SCHEDULE_DELAY=60000") },
+	"log-fatal":         func(m *missing) { m.brokenWorker() },
+	"no-drain":          func(m *missing) { m.brokenWorker("WORK_DURATION=10s") },
+
 	"other-backend": func(m *missing) {
 		client := m.run("client", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+address(m.T, m.demo, "jaeger", 4317))
 		m.sees(func() string {
@@ -202,7 +275,12 @@ var faults = map[string]func(m *missing){
 		}
 	},
 
-	"no-propagator":    func(m *missing) { m.brokenServer(m.edited()) },
+	"no-propagator": func(m *missing) { m.brokenServer(m.edited()) },
+	"consumer-reads-nothing": func(m *missing) {
+		m.demo, _ = startServices(m.T, `services: {worker: {environment: {OTEL_PROPAGATORS: none, OTEL_RESOURCE_ATTRIBUTES: row=`+m.name+`}}}`)
+		wire := m.wire()
+		m.breaksInto(m.request(address(m.T, m.demo, "server", 8080)), wire)
+	},
 	"other-propagator": func(m *missing) { m.brokenServer("OTEL_PROPAGATORS=b3") },
 	"proxy": func(m *missing) {
 		server := m.server()
@@ -213,7 +291,10 @@ var faults = map[string]func(m *missing){
 		m.Cleanup(proxy.Close)
 		m.breaksInto(m.run("client", "SERVER_URL="+proxy.URL+"/hello").trace(), nil)
 	},
-	"background": func(m *missing) { m.brokenServer(m.edited()) },
+	"no-handler":     func(m *missing) { m.brokenServer(m.edited()) },
+	"no-transport":   func(m *missing) { m.brokenClient() },
+	"no-request-ctx": func(m *missing) { m.brokenClient() },
+	"background":     func(m *missing) { m.brokenServer(m.edited()) },
 	"wrong-ctx": func(m *missing) {
 		m.brokenServer(m.edited())
 		const says = `the consumer of server "publish work" is there, but under server "handle request"`
@@ -230,6 +311,19 @@ var faults = map[string]func(m *missing){
 		m.publish(`{"id":"header-case","headers":{"Traceparent":"` + load.Traceparent(load.RandomHex(16)) + `"},"body":"hello"}`)
 		m.breaksInto("", wire)
 	},
+	"no-baggage": func(m *missing) {
+		wire := m.wire()
+		client := m.run("client", "OTEL_PROPAGATORS=tracecontext")
+		m.sees(func() string {
+			seen := wire(client.trace())
+			if t := m.demo.Jaeger().Trace(client.trace()); t != nil && slices.ContainsFunc(t.Spans, func(s *spans.Span) bool {
+				return s.Name == "process work" && slices.Contains(s.Attributes, spans.Attribute{Key: "user.name"})
+			}) {
+				seen += "user.name="
+			}
+			return seen
+		})
+	},
 	"clock": func(m *missing) {
 		id := m.request(address(m.T, m.demo, "server", 8080))
 		allArrive(m.T, m.demo, []string{id}, 30*time.Second)
@@ -241,64 +335,71 @@ var faults = map[string]func(m *missing){
 	},
 }
 
-// Each row of the page's tables is a fault that is caused here, and what the row quotes is seen: a log line, a number,
-// or the pieces into which a trace breaks.
+// Each cause on the page is caused here, and what the page quotes is seen: a log line, a number, or the pieces into which
+// a trace breaks.
 func TestMissingSpans(t *testing.T) {
 	t.Parallel()
 	rows := missingRows(t)
 	for name := range faults {
-		if !slices.ContainsFunc(rows, func(r missingRow) bool { return r.test == name }) {
-			t.Errorf("%s: no row of %s names it", name, missingPage)
+		if _, ok := rows[name]; !ok {
+			t.Errorf("%s: %s doesn't name it", name, missingPage)
 		}
 	}
 	d, log := startServices(t)
 	dir := t.TempDir()
 	build := sync.OnceValues(func() (string, error) {
-		return dir, buildEdited(t.Context(), projectRoot(t), dir, edits, "./cmd/client", "./cmd/server")
+		return dir, buildEdited(t.Context(), projectRoot(t), dir, edits, "./cmd/...")
 	})
-	for _, row := range rows {
-		if row.test == notHere {
-			t.Logf("not reproduced here: %s", row.see)
+	for name, quotes := range rows {
+		if name == notHere {
 			continue
 		}
-		t.Run(row.test, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			fault := faults[row.test]
+			fault := faults[name]
 			if fault == nil {
 				t.Fatalf("%s names it, but there is no such test", missingPage)
 			}
-			m := &missing{T: t, name: row.test, quotes: row.quotes, demo: d, log: log, build: build}
+			m := &missing{T: t, name: name, quotes: quotes, demo: d, log: log, build: build}
 			fault(m)
-			t.Logf("%s: seen: %s", row.test, strings.Join(row.quotes, " | "))
+			t.Logf("%s: seen: %s", name, strings.Join(quotes, " | "))
 		})
 	}
 }
 
-// missingRow is a row of the page: what its first cell quotes, and its test.
-type missingRow struct {
-	see, test string
-	quotes    []string
-}
+var (
+	named = regexp.MustCompile(`[^*]\*([a-z-]+(?:, [a-z-]+)*)\*(?:[^*]|$)`)
+	code  = regexp.MustCompile("`([^`]+)`")
+)
 
-func missingRows(t *testing.T) (rows []missingRow) {
+// missingRows returns the tests that the page names, each with what the page quotes: in the bold part of an item of a
+// list, or in the first two cells of a row whose last cell is the test. The table of what dies quotes nothing.
+func missingRows(t *testing.T) map[string][]string {
 	t.Helper()
 	page, err := os.ReadFile(filepath.Join(projectRoot(t), filepath.FromSlash(missingPage)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(page)) {
-		cells := strings.Split(strings.TrimSpace(line), " | ")
-		if len(cells) != 5 || !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| What you see") {
-			continue
+	rows := map[string][]string{}
+	for line := range strings.Lines(strings.ReplaceAll(string(page), "\n  ", " ")) { // a line of an item continues the one before
+		see, isItem := strings.CutPrefix(line, "- **")
+		if cells := strings.Split(line, " | "); isItem {
+			see, _, _ = strings.Cut(see, "**")
+		} else if see = ""; len(cells) == 4 && strings.HasPrefix(cells[3], "*") {
+			see = cells[0] + cells[1]
 		}
-		r := missingRow{see: strings.TrimPrefix(cells[0], "| "), test: strings.Trim(cells[4], " |`")}
-		for _, quote := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(r.see, -1) {
-			r.quotes = append(r.quotes, quote[1])
+		var quotes []string
+		for _, quote := range code.FindAllStringSubmatch(see, -1) {
+			quotes = append(quotes, quote[1])
 		}
-		if len(r.quotes) == 0 && r.test != notHere {
-			t.Errorf("%s: the row %s quotes nothing", missingPage, r.test)
+		for _, names := range named.FindAllStringSubmatch(line, -1) {
+			if see != "" && quotes == nil && names[1] != notHere {
+				t.Errorf("%s: %s quotes nothing", missingPage, names[1])
+			}
+			for name := range strings.SplitSeq(names[1], ", ") {
+				rows[name] = append(rows[name], quotes...)
+			}
 		}
-		rows = append(rows, r)
 	}
 	return rows
 }
@@ -335,16 +436,18 @@ func (m *missing) sees(text func() string) {
 	}
 }
 
-// breaksInto waits until the trace with that id, with what belongs to this test, has exactly the paths that the row
-// quotes. A quote that begins with a quotation mark is from the message, identified by the trace's id or its own.
+var isPath = regexp.MustCompile(`^(\? > )?(make request|HTTP GET|GET /hello|handle request|publish work|process work)( > |$)`)
+
+// breaksInto waits until the trace with that id, with what belongs to this test, has exactly the paths that the page
+// quotes. The other quotes are from the message, identified by the trace's id or its own, or from a log.
 func (m *missing) breaksInto(id string, wire func(texts ...string) string) {
 	m.Helper()
 	var want, message []string
 	for _, quote := range m.quotes {
-		if strings.HasPrefix(quote, `"`) {
-			message = append(message, quote)
-		} else {
+		if isPath.MatchString(quote) {
 			want = append(want, quote)
+		} else {
+			message = append(message, quote)
 		}
 	}
 	slices.Sort(want)
@@ -489,23 +592,102 @@ func (m *missing) isNowhere(id string) {
 	}
 }
 
-// heldByTheAgent starts a demo whose agent holds the spans of one request, because the collector is down.
-func (m *missing) heldByTheAgent() (d *runner.Demo, id string) {
+// holdsAndDies lets a collector end while it holds the spans of one request, because the next hop is down. They don't
+// arrive once everything runs again.
+func (m *missing) holdsAndDies(collector, next string, killed bool) {
 	m.Helper()
-	d, m.log = startServices(m.T)
-	stopService(m.T, d, "otel-collector")
-	id = m.request(address(m.T, d, "server", 8080))
-	eventually(m.T, "the agent to accept 5 spans", func() bool { return strings.Contains(d.Hops().String(), " 5 accepted by otel-agent") })
-	return d, id
+	d, log := startServices(m.T)
+	stopService(m.T, d, next)
+	id := m.request(address(m.T, d, "server", 8080))
+	eventually(m.T, "the collector to accept 5 spans", func() bool {
+		return regexp.MustCompile(" 5 (accepted )?by "+collector).MatchString(d.Hops().String()) && (next != "zipkin" || d.Jaeger().Spans() == 5)
+	})
+	if killed {
+		kill(m.T, d, collector)
+	} else {
+		stopService(m.T, d, collector)
+	}
+	m.sees(log.String)
+	startService(m.T, d, next)
+	startService(m.T, d, collector)
+	m.demo = d
+	m.control()
+	for _, backend := range d.Backends() {
+		if lost := next == "otel-collector" || next == backend.Service; lost != (backend.Trace(id) == nil) {
+			m.Errorf("at %s: %v", backend.Service, paths(backend.Trace(id)))
+		}
+	}
 }
 
-// isLost checks that a trace doesn't arrive once everything runs again.
-func (m *missing) isLost(d *runner.Demo, id string) {
+// kill kills a service, and returns how the demo reports it.
+func kill(t *testing.T, d *runner.Demo, name string) error {
+	t.Helper()
+	if err := d.Signal(name, os.Kill); err != nil {
+		t.Fatal(err)
+	}
+	return <-d.Failed()
+}
+
+// stop stops the demo, so that everything that will arrive has arrived.
+func stop(t *testing.T, d *runner.Demo) {
+	t.Helper()
+	if err := d.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// cannotExport runs clients that export over gRPC and over HTTP until they have logged all that the page quotes: what
+// the network says first can differ.
+func (m *missing) cannotExport(overGRPC, overHTTP string) {
 	m.Helper()
-	startService(m.T, d, "otel-collector")
-	startService(m.T, d, "otel-agent")
-	m.demo = d
-	m.isNowhere(id)
+	var said string
+	m.sees(func() string {
+		for protocol, endpoint := range map[string]string{"grpc": overGRPC, "http/protobuf": overHTTP} {
+			if endpoint != "" {
+				said += m.run("client", m.edited(), "OTEL_EXPORTER_OTLP_PROTOCOL="+protocol, "OTEL_EXPORTER_OTLP_ENDPOINT="+endpoint).output()
+			}
+		}
+		return said
+	})
+}
+
+// logsNothing runs a client that prints the id that the page quotes, and has nothing to complain about.
+func (m *missing) logsNothing(env string) {
+	m.Helper()
+	client := m.run("client", env)
+	m.sees(client.output)
+	if strings.Contains(client.output(), "level=WARN") {
+		m.Errorf("it logs\n%s", client.output())
+	}
+}
+
+// brokenClient sends a request to a server, which continues its trace or doesn't.
+func (m *missing) brokenClient() {
+	m.Helper()
+	m.breaksInto(m.run("client", m.edited(), "SERVER_URL=http://"+m.server().address+"/hello").trace(), nil)
+}
+
+// brokenWorker lets an edited worker, the only one, end by itself or by SIGTERM once it has a message.
+func (m *missing) brokenWorker(env ...string) {
+	m.Helper()
+	if runtime.GOOS == "windows" {
+		m.Skip("no signals on Windows")
+	}
+	m.demo, _ = startDemo(m.T, noClient, `services: {worker: {scale: 0}}`)
+	worker := m.start("worker", append(env, m.edited())...)
+	isWell(m.T, m.demo)
+	client := m.run("client")
+	if m.name == "canceled-shutdown" {
+		eventually(m.T, "the message to be processed", func() bool { return strings.Contains(worker.output(), "msg=processed") })
+	}
+	if m.name != "log-fatal" {
+		if err := worker.Process.Signal(syscall.SIGTERM); err != nil {
+			m.Fatal(err)
+		}
+	}
+	_ = worker.Wait() // its status is checked below
+	stop(m.T, m.demo)
+	m.breaksInto(client.trace(), func(...string) string { return worker.output() + worker.ProcessState.String() })
 }
 
 // brokenServer runs a server with this environment, and a client that sends it requests.
@@ -590,11 +772,39 @@ func (m *missing) edited() string { return "ROW=" + m.name }
 
 // edits are the faults in code. One build of the programs has all of them, each for the row that it names.
 var edits = []edit{
-	{"pkg/row.go", "", "package pkg\nimport \"os\"\nfunc Row(name string) bool { return os.Getenv(\"ROW\") == name }"},
+	{"pkg/row.go", "", `package pkg
+		import ("os"; "go.opentelemetry.io/otel/attribute")
+		func Row(name string) bool { return os.Getenv("ROW") == name }
+		func serviceKey() attribute.Key { if Row("unknown-service") { return "service" }; return "service.name" }`},
+	{"pkg/program.go", "`https?://[^/]+.*`", "`.*`"},                 // the demo's programs refuse an endpoint without a scheme
+	{"pkg/batcher.go", "likely.Replace(err.Error())", "err.Error()"}, // as the SDK's exporters say it
 	{"cmd/client/client.go", "defer span.End()\n\n\t// Baggage", `if !pkg.Row("never-ended") { defer span.End() }` + "\n// Baggage"},
+	{"cmd/client/client.go", "return &http.Client{", `if pkg.Row("no-transport") { return http.DefaultClient }` + "\nreturn &http.Client{"},
+	{"cmd/client/client.go", "request, err :=", `if pkg.Row("no-request-ctx") { ctx = context.Background() }` + "\nrequest, err :="},
 	{"cmd/client/client.go", "\tdefer shutdown()", `if !pkg.Row("no-shutdown") { defer shutdown() }`},
 	{"pkg/tracer.go", "otel.SetTextMapPropagator(autoprop", `if !Row("no-propagator") { otel.SetTextMapPropagator(autoprop`},
 	{"pkg/tracer.go", "autoprop.NewTextMapPropagator())", "autoprop.NewTextMapPropagator()) }"},
+	{"cmd/server/server.go", "s := &server{broker, work}\n", `s := &server{broker, work}
+		if pkg.Row("no-handler") {
+			mux := http.NewServeMux()
+			mux.HandleFunc("GET /hello", s.hello)
+			mux.HandleFunc("GET /healthz", s.healthz)
+			return mux
+		}
+`},
+	{"cmd/server/server.go", "if err := s.handle(ctx, body);", `handle := s.handle
+		if pkg.Row("request-ctx") {
+			handle = func(ctx context.Context, body string) error { go s.handle(ctx, body); return nil }
+		}
+		if err := handle(ctx, body);`},
+	{"cmd/worker/worker.go", `"log/slog"`, `"log"; "log/slog"`},
+	{"cmd/worker/worker.go", "username := ", `if pkg.Row("log-fatal") { log.Fatal("no flour") }` + "\nusername := "},
+	{"cmd/worker/worker.go", "return broker.Receive(", `if pkg.Row("no-drain") { go broker.Receive(ctx, handle); <-ctx.Done(); return nil }
+		return broker.Receive(`},
+	{"pkg/tracer.go", "otel.SetTracerProvider(provider)", `if !Row("no-provider") { otel.SetTracerProvider(provider) }`},
+	{"pkg/tracer.go", "semconv.ServiceName(name)", "serviceKey().String(name)"},
+	{"pkg/tracer.go", "context.WithTimeout(context.Background(), 4*time.Second)",
+		"context.WithTimeout(context.Background(), 4*time.Second)\n" + `if Row("canceled-shutdown") { cancel() }`},
 	{"cmd/server/server.go", "ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx)",
 		`if pkg.Row("background") { ctx = context.Background() }` + "\nctx, cancel := context.WithTimeout(context.WithoutCancel(ctx)"},
 	{"pkg/broker.go", `ctx, span := tracer.Start(ctx, "publish "`, "before := ctx\n" + `ctx, span := tracer.Start(ctx, "publish "`},

@@ -354,6 +354,13 @@ func TestTheTestsThatTheTableNamesExist(t *testing.T) {
 		}
 		code.Write(content)
 	}
+	for _, d := range documents(t) {
+		for _, test := range regexp.MustCompile("`(Test[A-Z]\\w*)`").FindAllStringSubmatch(d.text, -1) {
+			if !strings.Contains(code.String(), "\nfunc "+test[1]+"(t *testing.T) {") {
+				t.Errorf("%s: there is no %s", d.path, test[1])
+			}
+		}
+	}
 	ci, err := os.ReadFile(filepath.Join(root, ".ci", "run"))
 	if err != nil {
 		t.Fatal(err)
