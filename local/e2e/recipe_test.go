@@ -415,33 +415,64 @@ func checkNothingIsLost(t *testing.T, d *runner.Demo, log *safeBuffer) []string 
 		log:    log.String,
 		traces: func() ([]*spans.Trace, error) { return d.Jaeger().Traces(), nil },
 	}.losesNothing(t)
-	return append(ids, startsWithADamagedQueue(t, d, log))
+	const flags, freelist = 8, 0x10 // bbolt's header of a page, after two pages that describe the file
+	damaged := startsWithANewQueue(t, d, func(file string) error {
+		queue, err := os.ReadFile(file)
+		for page := 2 * os.Getpagesize(); page < len(queue); page += os.Getpagesize() {
+			queue[page+flags] = freelist // a type that these pages can't have
+		}
+		return errors.Join(err, os.WriteFile(file, queue, 0o600))
+	})
+	if !strings.Contains(log.String(), "Database corruption detected") {
+		t.Error("the agent didn't notice that its queue was damaged")
+	}
+	truncated := startsWithANewQueue(t, d, func(file string) error {
+		if said, err := checkQueue(t, file); err != nil || said != "" {
+			t.Errorf("the check of a queue that is whole: %v, printed %q", err, said)
+		}
+		if err := os.Truncate(file, 3*int64(os.Getpagesize())); err != nil {
+			return err
+		}
+		said, err := checkQueue(t, file)
+		if !strings.Contains(said, "truncated") {
+			t.Errorf("the check of a truncated queue printed %q", said)
+		}
+		return err
+	})
+	return append(ids, damaged, truncated)
 }
 
-// startsWithADamagedQueue gives every page of the queue's file a type that it can't have, and returns the id of a trace
-// that passes the agent afterwards.
-func startsWithADamagedQueue(t *testing.T, d *runner.Demo, log *safeBuffer) string {
+// checkQueue runs the shell of the service agent-queue on a queue's folder, since the runner doesn't.
+func checkQueue(t *testing.T, file string) (printed string, err error) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(d.Dir(), "volumes", "*", "exporter_*"))
+	files := []string{compose.File, overlayFile(t, "recipes/durable-agent")}
+	project, err := runner.Load(t.Context(), projectRoot(t), files)
+	if err != nil {
+		return "", err
+	}
+	command := project.Services["agent-queue"].Command
+	cmd := exec.Command(command[0], command[1], strings.Replace(command[2], "cd /tmp", "", 1))
+	cmd.Dir = filepath.Dir(file)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// startsWithANewQueue stops the agent, damages its queue's file, and returns the id of a trace that passes the agent
+// after its next start.
+func startsWithANewQueue(t *testing.T, d *runner.Demo, damage func(file string) error) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(d.Dir(), "volumes", "*", "exporter_*_traces"))
 	if err != nil || len(files) != 1 {
 		t.Fatalf("the queue's files are %v, %v", files, err)
 	}
 	if err := d.StopService("otel-agent"); err != nil {
 		t.Fatal(err)
 	}
-	queue, err := os.ReadFile(files[0])
-	if err != nil {
+	if err := errors.Join(damage(files[0]), d.StartService(t.Context(), "otel-agent")); err != nil {
 		t.Fatal(err)
 	}
-	const flags, freelist = 8, 0x10 // bbolt's header of a page, after two pages that describe the file
-	for page := 2 * os.Getpagesize(); page < len(queue); page += os.Getpagesize() {
-		queue[page+flags] = freelist
-	}
-	if err := errors.Join(os.WriteFile(files[0], queue, 0o600), d.StartService(t.Context(), "otel-agent")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.ReadFile(files[0]); err != nil || !strings.Contains(log.String(), "Database corruption detected") {
-		t.Errorf("the agent didn't start with a new queue: %v", err)
+	if _, err := os.Stat(files[0]); err != nil {
+		t.Errorf("the agent has no queue: %v", err)
 	}
 	id, err := ask(address(t, d, "server", 8080), http.Header{})
 	if err != nil {
@@ -763,6 +794,17 @@ func runLessonOnEngine(t *testing.T, lesson, fix string) {
 			log:           func() string { return run(t.Context(), "logs", "--no-color", "otel-agent") },
 			traces:        func() ([]*spans.Trace, error) { return jaegerTraces(start) },
 		}.losesNothing(t)
+		run(t.Context(), "stop", "otel-agent")
+		run(t.Context(), "run", "--rm", "agent-queue", "sh", "-c", "truncate -s 12288 /tmp/exporter_*_traces")
+		run(t.Context(), "up", "--detach")
+		id, err := ask("127.0.0.1:8080", http.Header{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		untilNil(t, func() error { return isThere(id) })
+		if said := run(t.Context(), "logs", "--no-color", "agent-queue"); !strings.Contains(said, "truncated") {
+			t.Errorf("the check of the queue printed %q", said)
+		}
 		return
 	case "recipes/span-metrics":
 		prometheusHas(t, "127.0.0.1:9090", isThere)

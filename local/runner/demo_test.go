@@ -48,7 +48,7 @@ func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 		{`services: {jaeger: {command: ["--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces=5"]}}`, "services.jaeger.command"},
 		{`services: {jaeger: {environment: {SPAN_STORAGE_TYPE: badger}}}`, "services.jaeger.environment.SPAN_STORAGE_TYPE"},
 		{`services: {otel-agent: {image: "otel/opentelemetry-collector:0.1.0"}}`, "services.otel-agent.image: otel/opentelemetry-collector:0.1.0"},
-		{`services: {readable: {volumes: ["agent:/agent"]}}` + "\nvolumes: {agent: {}}", "services.readable.command: [\"sh\""},
+		{`services: {readable: {volumes: ["./docs:/docs"]}}`, "services.readable.command: [\"sh\""},
 		{`services: {db: {image: "postgres:18"}}`, `services.db: image "postgres:18": the runner has no stand-in for it`},
 		{`services: {worker: {nosuch: 1}}`, "nosuch"},
 		{`services: {otel-agent: {command: ["--config=/nosuch.yaml"]}}`, "services.otel-agent.command: no volume mounts /nosuch.yaml"},

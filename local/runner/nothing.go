@@ -18,10 +18,11 @@ var nothing = &kind{
 	check:    checkNothing,
 }
 
-// checkNothing refuses a shell that could change something: the runner doesn't run it.
+// checkNothing refuses a shell that could change a file: the runner doesn't run it. In a named volume there is no file
+// yet, since the runner starts with new ones.
 func checkNothing(service types.ServiceConfig) error {
 	for _, volume := range service.Volumes {
-		if service.Command[0] == "sh" && !volume.ReadOnly {
+		if service.Command[0] == "sh" && !volume.ReadOnly && volume.Type != types.VolumeTypeVolume {
 			return fmt.Errorf("command: %q: the runner runs no shell, so mount %s read-only", service.Command, volume.Target)
 		}
 	}
