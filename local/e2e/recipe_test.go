@@ -813,9 +813,7 @@ func runLessonOnEngine(t *testing.T, lesson, fix string) {
 		return
 	}
 	time.Sleep(2 * runner.Settled) // for anything else that may arrive
-	if err := match(); err != nil {
-		t.Errorf("something else came: %v", err)
-	}
+	untilNil(t, match)             // with `3-45 traces`, others may still be incomplete
 }
 
 // The YAML for other backends is valid as far as this collector has their exporters. Where it lacks one, it checks
