@@ -4,4 +4,4 @@ package main
 
 import "otel-demo/local/collector/components"
 
-func main() { components.Main(components.Core()) }
+func main() { components.Main() }

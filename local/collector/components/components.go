@@ -33,43 +33,21 @@ import (
 	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
 )
 
-// Components are the components of a collector.
-type Components struct {
-	Receivers  []receiver.Factory
-	Processors []processor.Factory
-	Exporters  []exporter.Factory
-	Connectors []connector.Factory
-	Extensions []extension.Factory
+// core are the core distribution's components.
+var core = []component.Factory{
+	jaegerreceiver.NewFactory(), otlpreceiver.NewFactory(), zipkinreceiver.NewFactory(),
+	memorylimiterprocessor.NewFactory(), resourceprocessor.NewFactory(),
+	debugexporter.NewFactory(), otlpexporter.NewFactory(), otlphttpexporter.NewFactory(), zipkinexporter.NewFactory(),
+	healthcheckextension.NewFactory(),
 }
 
-// Core returns the core distribution's components.
-func Core() Components {
-	return Components{
-		Receivers: []receiver.Factory{
-			jaegerreceiver.NewFactory(),
-			otlpreceiver.NewFactory(),
-			zipkinreceiver.NewFactory(),
-		},
-		Processors: []processor.Factory{
-			memorylimiterprocessor.NewFactory(),
-			resourceprocessor.NewFactory(),
-		},
-		Exporters: []exporter.Factory{
-			debugexporter.NewFactory(),
-			otlpexporter.NewFactory(),
-			otlphttpexporter.NewFactory(),
-			zipkinexporter.NewFactory(),
-		},
-		Extensions: []extension.Factory{healthcheckextension.NewFactory()},
-	}
-}
-
-// Main is a collector's main function. --config and --set mean the same as in the image. If a component is missing, it
-// exits with an error that names the component and lists the available ones.
-func Main(c Components) {
+// Main is the main function of a collector with the core distribution's components and more. --config and --set mean the
+// same as in the image. If a component is missing, it exits with an error that names the component and lists the
+// available ones.
+func Main(more ...component.Factory) {
 	command := otelcol.NewCommand(otelcol.CollectorSettings{
 		BuildInfo: component.BuildInfo{Command: "otelcol", Description: "the demo's collector", Version: version()},
-		Factories: c.factories,
+		Factories: func() (otelcol.Factories, error) { return factories(append(core, more...)) },
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
 			DefaultScheme: "env",
 			ProviderFactories: []confmap.ProviderFactory{
@@ -94,13 +72,24 @@ func version() string {
 	return ""
 }
 
-func (c Components) factories() (otelcol.Factories, error) {
+func factories(all []component.Factory) (otelcol.Factories, error) {
 	f := otelcol.Factories{Telemetry: otelconftelemetry.NewFactory()}
 	var errs [5]error
-	f.Receivers, errs[0] = otelcol.MakeFactoryMap(c.Receivers...)
-	f.Processors, errs[1] = otelcol.MakeFactoryMap(c.Processors...)
-	f.Exporters, errs[2] = otelcol.MakeFactoryMap(c.Exporters...)
-	f.Connectors, errs[3] = otelcol.MakeFactoryMap(c.Connectors...)
-	f.Extensions, errs[4] = otelcol.MakeFactoryMap(c.Extensions...)
+	f.Receivers, errs[0] = only[receiver.Factory](all)
+	f.Processors, errs[1] = only[processor.Factory](all)
+	f.Exporters, errs[2] = only[exporter.Factory](all)
+	f.Connectors, errs[3] = only[connector.Factory](all)
+	f.Extensions, errs[4] = only[extension.Factory](all)
 	return f, errors.Join(errs[:]...)
+}
+
+// only returns the factories of one kind, by type.
+func only[T component.Factory](all []component.Factory) (map[component.Type]T, error) {
+	var some []T
+	for _, factory := range all {
+		if one, ok := factory.(T); ok {
+			some = append(some, one)
+		}
+	}
+	return otelcol.MakeFactoryMap(some...)
 }

@@ -15,10 +15,6 @@ import (
 )
 
 func main() {
-	c := components.Core()
-	c.Processors = append(c.Processors, attributesprocessor.NewFactory(), redactionprocessor.NewFactory(), tailsamplingprocessor.NewFactory())
-	c.Exporters = append(c.Exporters, loadbalancingexporter.NewFactory(), prometheusexporter.NewFactory())
-	c.Connectors = append(c.Connectors, spanmetricsconnector.NewFactory())
-	c.Extensions = append(c.Extensions, filestorage.NewFactory())
-	components.Main(c)
+	components.Main(attributesprocessor.NewFactory(), redactionprocessor.NewFactory(), tailsamplingprocessor.NewFactory(),
+		loadbalancingexporter.NewFactory(), prometheusexporter.NewFactory(), spanmetricsconnector.NewFactory(), filestorage.NewFactory())
 }
