@@ -126,11 +126,8 @@ func (c *console) watch(store *spans.Store, stop <-chan struct{}) {
 	}
 	seen := map[string]*state{}
 	for last := false; ; {
-		changed := store.Changed()
 		traces := store.Traces()
-		missing := spans.Missing(traces)
-		var next <-chan time.Time
-		soonest := time.Hour
+		var missing map[string]string
 		for _, t := range traces {
 			s := seen[t.ID]
 			if s == nil {
@@ -143,24 +140,23 @@ func (c *console) watch(store *spans.Store, stop <-chan struct{}) {
 			if s.written == s.spans {
 				continue
 			}
+			if missing == nil {
+				missing = spans.Missing(traces)
+			}
 			quiet, note := runner.Settled, ""
 			if lacks := missing[t.ID]; lacks != "" {
 				quiet, note = runner.Quiet, "incomplete: "+lacks
 			}
-			if rest := quiet - time.Since(s.since); rest > 0 && !last {
-				soonest = min(soonest, rest)
-				next = time.After(soonest)
-				continue
+			if last || time.Since(s.since) >= quiet {
+				c.trace(t, note)
+				s.written = s.spans
 			}
-			c.trace(t, note)
-			s.written = s.spans
 		}
 		if last {
 			return
 		}
 		select {
-		case <-changed:
-		case <-next:
+		case <-time.After(100 * time.Millisecond):
 		case <-stop:
 			last = true
 		}

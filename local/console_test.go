@@ -58,7 +58,7 @@ func TestAnIncompleteTraceIsPrintedOnceItIsQuiet(t *testing.T) {
 		if got := printed(); got != "" {
 			t.Errorf("while spans arrive, it is printed:\n%s", got)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + 200*time.Millisecond)
 		if got, want := printed(), "incomplete: missing the consumer of orders \"publish mail\"\n"; !strings.HasSuffix(got, want) || !strings.Contains(got, "  5 spans") {
 			t.Errorf("got\n%swant five spans and %s", got, want)
 		}
@@ -67,7 +67,7 @@ func TestAnIncompleteTraceIsPrintedOnceItIsQuiet(t *testing.T) {
 			t.Errorf("it is printed again:\n%s", got)
 		}
 		store.Add([]*spans.Trace{{ID: all.ID, Spans: all.Spans[5:]}})
-		time.Sleep(runner.Settled)
+		time.Sleep(runner.Settled + 200*time.Millisecond)
 		if got := printed(); !strings.Contains(got, "  7 spans") || strings.Contains(got, "incomplete") {
 			t.Errorf("once the rest is there, got\n%s", got)
 		}
@@ -77,7 +77,7 @@ func TestAnIncompleteTraceIsPrintedOnceItIsQuiet(t *testing.T) {
 func TestACompleteTraceIsPrintedOnce(t *testing.T) {
 	watched(t, func(store *spans.Store, printed func() string) {
 		store.Add(spantest.Traces(spantest.Request(2, 1)))
-		time.Sleep(runner.Settled)
+		time.Sleep(runner.Settled + 200*time.Millisecond)
 		if got := printed(); !strings.Contains(got, "  7 spans") || strings.Contains(got, "incomplete") {
 			t.Errorf("got\n%s", got)
 		}

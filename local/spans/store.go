@@ -107,18 +107,15 @@ func (t *Trace) Services() []string {
 
 // Store keeps the newest traces and counts all spans. Its methods may be called from any goroutine.
 type Store struct {
-	mu      sync.Mutex
-	traces  map[string]*Trace
-	order   []string // trace ids, oldest first
-	spans   int
-	changed chan struct{}
-	divert  func(parts []*Trace)
+	mu     sync.Mutex
+	traces map[string]*Trace
+	order  []string // trace ids, oldest first
+	spans  int
+	divert func(parts []*Trace)
 }
 
 // NewStore returns an empty store.
-func NewStore() *Store {
-	return &Store{traces: map[string]*Trace{}, changed: make(chan struct{})}
-}
+func NewStore() *Store { return &Store{traces: map[string]*Trace{}} }
 
 // Traces returns the kept traces, in the order in which their first spans arrived.
 func (s *Store) Traces() []*Trace {
@@ -145,14 +142,6 @@ func (s *Store) Spans() int {
 	return s.spans
 }
 
-// Changed returns a channel that is closed when the next spans arrive. Get it before you read the store, so that you
-// don't miss spans that arrive while you read.
-func (s *Store) Changed() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.changed
-}
-
 // Divert makes the store pass arriving spans to take instead of keeping them, which would be too many under load. Each
 // part is a trace that holds only the newly arrived spans.
 func (s *Store) Divert(take func(parts []*Trace)) {
@@ -163,9 +152,6 @@ func (s *Store) Divert(take func(parts []*Trace)) {
 
 // Add adds parts of traces, each with only its new spans.
 func (s *Store) Add(parts []*Trace) {
-	if len(parts) == 0 {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.divert != nil {
@@ -187,6 +173,4 @@ func (s *Store) Add(parts []*Trace) {
 		delete(s.traces, s.order[0])
 		s.order = s.order[1:]
 	}
-	close(s.changed)
-	s.changed = make(chan struct{})
 }

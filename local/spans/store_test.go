@@ -3,7 +3,6 @@ package spans_test
 import (
 	"fmt"
 	"slices"
-	"sync"
 	"testing"
 
 	"otel-demo/local/spans"
@@ -43,26 +42,6 @@ func TestATraceThatWasReadDoesNotChange(t *testing.T) {
 	s.Add(parts)
 	if len(before.Spans) != 2 || len(s.Trace(before.ID).Spans) != 16 {
 		t.Errorf("the trace has %d spans, and had %d", len(s.Trace(before.ID).Spans), len(before.Spans))
-	}
-}
-
-func TestChangedTellsOfNewSpans(t *testing.T) {
-	s := spans.NewStore()
-	changed := s.Changed()
-	s.Add(nil)
-	select {
-	case <-changed:
-		t.Error("nothing changed")
-	default:
-	}
-	var wait sync.WaitGroup
-	for range 3 {
-		wait.Go(func() { <-changed })
-	}
-	s.Add(spantest.Traces(spantest.Request(2, 1)))
-	wait.Wait()
-	if s.Changed() == changed {
-		t.Error("the next change is not reported")
 	}
 }
 
