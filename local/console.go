@@ -90,8 +90,7 @@ func (c *console) trace(t *spans.Trace, note string) {
 	if err != nil {
 		width = 0 // not a terminal: use the default
 	}
-	fmt.Fprintln(c.stdout)
-	_ = spans.WriteTree(c.stdout, t, spans.TreeOptions{Width: width, Color: c.stdout.color}) // c.stdout handles the error
+	fmt.Fprint(c.stdout, "\n", spans.TreeText(t, spans.TreeOptions{Width: width, Color: c.stdout.color}))
 	if note != "" {
 		fmt.Fprintln(c.stdout, note)
 	}

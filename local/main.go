@@ -53,18 +53,14 @@ func status(err error) int {
 	if err == nil {
 		return 0
 	}
-	var client clientStatus
-	if !errors.As(err, &client) {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	var interrupt interrupted
-	var usage usageError
-	switch {
-	case errors.As(err, &client):
+	if client, ok := errors.AsType[clientStatus](err); ok {
 		return int(client)
-	case errors.As(err, &interrupt):
+	}
+	fmt.Fprintln(os.Stderr, err)
+	if interrupt, ok := errors.AsType[interrupted](err); ok {
 		return 128 + int(interrupt.Signal)
-	case errors.As(err, &usage):
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
 		return 2
 	}
 	return 1
@@ -266,8 +262,8 @@ func untilDone(ctx context.Context, d *runner.Demo, f flags, c *console) error {
 			c.line("", "the client is done; the demo keeps running until Ctrl+C. "+d.Places())
 			done = nil
 		case err := <-d.Failed():
-			var end *runner.EndError
-			if !errors.As(err, &end) || !end.OfClient {
+			end, ok := errors.AsType[*runner.EndError](err)
+			if !ok || !end.OfClient {
 				return err
 			}
 			if !f.once { // with -once, its exit status is the result, which done delivers

@@ -4,14 +4,13 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
 )
 
-// TreeOptions are the options of WriteTree.
+// TreeOptions are the options of TreeText.
 type TreeOptions struct {
 	Width int  // columns; 0 means 80
 	Color bool // with ANSI colors
@@ -26,14 +25,14 @@ const Colors = 8
 // ColorOf returns a service's color, which is the same everywhere, in whatever order services appear.
 func ColorOf(service string) int {
 	h := fnv.New32a()
-	_, _ = io.WriteString(h, service)
+	h.Write([]byte(service))
 	return int(h.Sum32() % Colors)
 }
 
-// WriteTree writes a trace as a tree, one line per span: its service and name, a bar on the trace's time axis, and its
+// TreeText returns a trace as a tree, one line per span: its service and name, a bar on the trace's time axis, and its
 // duration. A failed span is marked and, in color, red. What doesn't fit is cut off; a terminal too narrow for bars
 // gets none.
-func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
+func TreeText(t *Trace, opt TreeOptions) string {
 	width := cmp.Or(max(opt.Width, 0), 80)
 	paint := func(code, text string) string {
 		if !opt.Color || text == "" {
@@ -103,8 +102,7 @@ func WriteTree(w io.Writer, t *Trace, opt TreeOptions) error {
 		}
 		b.WriteString(strings.Repeat(" ", gap) + took + "\n")
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return b.String()
 }
 
 // cells returns which of n cells of the trace's axis the span fills: at least one.

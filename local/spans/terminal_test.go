@@ -11,13 +11,8 @@ import (
 	"otel-demo/local/spans/spantest"
 )
 
-func tree(t *testing.T, from []spantest.Span, opt spans.TreeOptions) string {
-	t.Helper()
-	var b strings.Builder
-	if err := spans.WriteTree(&b, spantest.Traces(from)[0], opt); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
+func tree(from []spantest.Span, opt spans.TreeOptions) string {
+	return spans.TreeText(spantest.Traces(from)[0], opt)
 }
 
 func TestTree(t *testing.T) {
@@ -50,7 +45,7 @@ client  make request             12.0 ms
           worker  process work    200 ms
 `,
 	} {
-		if got := tree(t, spantest.Request(2, 1), spans.TreeOptions{Width: width}); got != want {
+		if got := tree(spantest.Request(2, 1), spans.TreeOptions{Width: width}); got != want {
 			t.Errorf("at width %d the tree is\n%s\nwant\n%s", width, got, want)
 		}
 	}
@@ -61,7 +56,7 @@ var ansi = regexp.MustCompile("\x1b\\[[0-9]*m")
 func TestTreeInColorIsTheSameText(t *testing.T) {
 	from := append(spantest.Request(2, 1), spantest.Span{Trace: 2, Parent: 1, Service: "worker", Name: "example error", Kind: "internal", At: 2100 * ms, Took: 2 * ms, Failed: "no reason"})
 	for width := range 130 {
-		plain, colored := tree(t, from, spans.TreeOptions{Width: width}), tree(t, from, spans.TreeOptions{Width: width, Color: true})
+		plain, colored := tree(from, spans.TreeOptions{Width: width}), tree(from, spans.TreeOptions{Width: width, Color: true})
 		if ansi.ReplaceAllString(colored, "") != plain || strings.Contains(plain, "\x1b") {
 			t.Errorf("at width %d the tree in color is\n%s\nwant\n%s", width, colored, plain)
 		}
@@ -71,7 +66,7 @@ func TestTreeInColorIsTheSameText(t *testing.T) {
 			}
 		}
 	}
-	colored := tree(t, from, spans.TreeOptions{Width: 100, Color: true})
+	colored := tree(from, spans.TreeOptions{Width: 100, Color: true})
 	for _, want := range []string{
 		"\x1b[36mclient\x1b[0m  make request", "\x1b[32m    server\x1b[0m  GET /hello", "\x1b[35m          worker\x1b[0m  process work",
 		"\x1b[31m  worker  example error ✗ no reason\x1b[0m", "\x1b[31m 2.00 ms\x1b[0m",
@@ -85,7 +80,7 @@ func TestTreeInColorIsTheSameText(t *testing.T) {
 func TestTreeShowsASpanThatTakesNoTime(t *testing.T) {
 	for _, at := range []time.Duration{0, 50 * ms, 100 * ms} {
 		from := []spantest.Span{{Trace: 2, Service: "a", Name: "b", Kind: "internal", Took: 100 * ms}, {Trace: 2, Parent: 1, Service: "a", Name: "b", Kind: "internal", At: at}}
-		lines := strings.Split(tree(t, from, spans.TreeOptions{}), "\n")
+		lines := strings.Split(tree(from, spans.TreeOptions{}), "\n")
 		if strings.Count(lines[2], "█") != 1 || utf8.RuneCountInString(lines[2]) != 80 {
 			t.Errorf("at %v: %q", at, lines[2])
 		}
@@ -97,13 +92,13 @@ func TestTreeNamesTheTraceThatASpanLinksTo(t *testing.T) {
 		{Trace: 3, Service: "worker", Name: "process work", Kind: "consumer", Took: ms, Link: []int{2}},
 		{Trace: 2, Service: "server", Name: "publish work", Kind: "producer", Took: ms},
 	}
-	if got := tree(t, from, spans.TreeOptions{}); !strings.Contains(got, "process work → trace 01000000") {
+	if got := tree(from, spans.TreeOptions{}); !strings.Contains(got, "process work → trace 01000000") {
 		t.Error(got)
 	}
 }
 
 func TestTreeOfAHostileTrace(t *testing.T) {
-	got := tree(t, []spantest.Span{{Trace: 1, Service: "a\x1b]0;title\a", Name: "\x1b[2J\n", Kind: "internal", Failed: "\r"}}, spans.TreeOptions{Width: 90})
+	got := tree([]spantest.Span{{Trace: 1, Service: "a\x1b]0;title\a", Name: "\x1b[2J\n", Kind: "internal", Failed: "\r"}}, spans.TreeOptions{Width: 90})
 	if strings.ContainsAny(got, "\x1b\a\r") || strings.Count(got, "\n") != 2 {
 		t.Errorf("%q", got)
 	}

@@ -91,13 +91,8 @@ type listedTrace struct {
 	*spans.Trace
 	Root   *spans.Span
 	Errors int
-	Share  float64 // of the longest trace shown, in percent
-	Per    []serviceSpans
-}
-
-type serviceSpans struct {
-	Service string
-	Spans   int
+	Share  float64        // of the longest trace shown, in percent
+	Per    map[string]int // spans by service
 }
 
 func (s site) list(w http.ResponseWriter, r *http.Request) {
@@ -123,14 +118,9 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 	if page.Attribute != "" && !strings.Contains(page.Attribute, "=") {
 		status, page.Bad = http.StatusBadRequest, "An attribute must be NAME=VALUE, such as user.name=donuts."
 	}
-	toggled := url.Values{}
-	for key, value := range query {
-		toggled[key] = value
-	}
-	if page.Paused {
+	toggled := r.URL.Query()
+	if toggled.Set("paused", "1"); page.Paused {
 		toggled.Del("paused")
-	} else {
-		toggled.Set("paused", "1")
 	}
 	page.Toggle = s.Home + "?" + toggled.Encode()
 
@@ -152,12 +142,9 @@ func (s site) list(w http.ResponseWriter, r *http.Request) {
 	longest := time.Duration(1)
 	for _, t := range matching[:min(len(matching), listedTraces)] {
 		longest = max(longest, t.Duration())
-		listed := listedTrace{Trace: t, Root: t.Tree()[0].Span}
-		for _, service := range t.Services() {
-			listed.Per = append(listed.Per, serviceSpans{Service: service})
-		}
+		listed := listedTrace{Trace: t, Root: t.Tree()[0].Span, Per: map[string]int{}}
 		for _, span := range t.Spans {
-			listed.Per[slices.IndexFunc(listed.Per, func(p serviceSpans) bool { return p.Service == span.Service })].Spans++
+			listed.Per[span.Service]++
 			if span.Failed() {
 				listed.Errors++
 			}

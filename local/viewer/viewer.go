@@ -7,14 +7,12 @@ import "otel-demo/local/spans"
 // Viewer holds two stores, because the demo exports each span twice: one with what Jaeger would have received, and one
 // with what Zipkin would have received.
 type Viewer struct {
-	Hops           func() string // if set, returns what /hops responds with: a table of where spans are
+	Hops           func() string // returns what /hops responds with: a table of where spans are
 	jaeger, zipkin *spans.Store
 }
 
 // New returns an empty viewer.
-func New() *Viewer {
-	return &Viewer{jaeger: spans.NewStore(), zipkin: spans.NewStore()}
-}
+func New() *Viewer { return &Viewer{jaeger: spans.NewStore(), zipkin: spans.NewStore()} }
 
 // Jaeger returns the store of what arrived as OTLP.
 func (v *Viewer) Jaeger() *spans.Store { return v.jaeger }

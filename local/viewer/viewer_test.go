@@ -295,9 +295,7 @@ func shown(t *testing.T, all []*spans.Trace, h http.Handler, page, list string) 
 	spans.Missing(all)
 	targets := []string{list}
 	for _, tr := range all {
-		if err := spans.WriteTree(&bytes.Buffer{}, tr, spans.TreeOptions{Width: 50}); err != nil {
-			t.Fatal(err)
-		}
+		spans.TreeText(tr, spans.TreeOptions{Width: 50})
 		targets = append(targets, page+tr.ID)
 	}
 	for _, target := range targets {
