@@ -48,18 +48,17 @@ type build struct {
 	err      error // once it is done
 }
 
-// build returns the build with that name, and creates it if there is none yet.
-func (d *Demo) build(what, module string) *build {
-	if d.builds[what] == nil {
-		d.builds[what] = &build{what: what, module: module, done: make(chan struct{})}
+// build adds a package to the build with that name, and returns the build.
+func (d *Demo) build(what, module, name string) *build {
+	b := d.builds[what]
+	if b == nil {
+		b = &build{what: what, module: module, done: make(chan struct{})}
+		d.builds[what] = b
 	}
-	return d.builds[what]
-}
-
-func (b *build) add(name string) {
 	if !slices.Contains(b.packages, name) {
 		b.packages = append(b.packages, name)
 	}
+	return b
 }
 
 func (b *build) run(ctx context.Context, d *Demo) {

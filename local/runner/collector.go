@@ -47,8 +47,7 @@ func planCollector(d *Demo, s *service) error {
 	image, _ := imageOf(s.ServiceConfig)
 	from := collectors[image]
 	binary := d.binary(path.Base(from.folder))
-	s.needs = d.build(from.what, "local")
-	s.needs.add("./" + from.folder)
+	s.needs = d.build(from.what, "local", "./"+from.folder)
 	if _, err := os.Stat(binary); err != nil {
 		s.needs.first = from.first
 	}

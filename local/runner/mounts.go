@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
@@ -15,38 +16,32 @@ import (
 // something there. The project's files and folders are used as they are. A volume is a folder of the run, shared by all
 // services that name it; a tmpfs is a folder of the run for one instance.
 func (d *Demo) mounts(s *service, instance int) (func(path string) string, error) {
-	type mount struct{ target, host string }
-	var mounts []mount
-	for _, v := range s.Volumes {
-		host := v.Source
+	volumes := slices.Clone(s.Volumes)
+	for _, target := range s.Tmpfs {
+		target, _, _ := strings.Cut(target, ":")
+		volumes = append(volumes, types.ServiceVolumeConfig{Type: types.VolumeTypeTmpfs, Target: target})
+	}
+	for i, v := range volumes {
 		switch v.Type {
 		case types.VolumeTypeVolume:
-			host = filepath.Join(d.dir, "volumes", v.Source)
+			volumes[i].Source = filepath.Join(d.dir, "volumes", v.Source)
 		case types.VolumeTypeTmpfs:
-			host = filepath.Join(d.dir, "tmpfs", s.Name, fmt.Sprint(instance), url.PathEscape(v.Target))
-		}
-		mounts = append(mounts, mount{v.Target, host})
-		if v.Type != types.VolumeTypeBind {
-			if err := os.MkdirAll(host, 0o700); err != nil {
-				return nil, err
+			volumes[i].Source = filepath.Join(d.dir, "tmpfs", s.Name, fmt.Sprint(instance), url.PathEscape(v.Target))
+		case types.VolumeTypeBind:
+			if _, err := os.Stat(v.Source); err != nil {
+				return nil, fmt.Errorf("volumes: %w", err)
 			}
-		} else if _, err := os.Stat(host); err != nil {
-			return nil, fmt.Errorf("volumes: %w", err)
+			continue
 		}
-	}
-	for _, target := range s.Tmpfs {
-		target, _, _ = strings.Cut(target, ":")
-		host := filepath.Join(d.dir, "tmpfs", s.Name, fmt.Sprint(instance), url.PathEscape(target))
-		mounts = append(mounts, mount{target, host})
-		if err := os.MkdirAll(host, 0o700); err != nil {
+		if err := os.MkdirAll(volumes[i].Source, 0o700); err != nil {
 			return nil, err
 		}
 	}
 	return func(container string) string {
-		for _, m := range mounts {
-			target := path.Clean(m.target)
+		for _, v := range volumes {
+			target := path.Clean(v.Target)
 			if container == target || strings.HasPrefix(container, target+"/") {
-				return filepath.Join(m.host, filepath.FromSlash(strings.TrimPrefix(container, target)))
+				return filepath.Join(v.Source, filepath.FromSlash(strings.TrimPrefix(container, target)))
 			}
 		}
 		return container

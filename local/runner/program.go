@@ -34,9 +34,7 @@ func planProgram(d *Demo, s *service) error {
 	if stat, err := os.Stat(filepath.Join(d.options.Root, "cmd", name)); err != nil || !stat.IsDir() {
 		return fmt.Errorf("build.args.CMD: %s: there is no folder cmd/%s", name, name)
 	}
-	// All programs are built together.
-	s.needs = d.build("the programs", "")
-	s.needs.add("./cmd/" + name)
+	s.needs = d.build("the programs", "", "./cmd/"+name) // all are built together
 	return d.addProcesses(s, func(instance int) (string, []string, error) {
 		args, err := d.arguments(s, instance, s.Command)
 		return d.binary(name), args, err

@@ -3,7 +3,6 @@ package spans_test
 import (
 	"maps"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -81,20 +80,6 @@ func TestShapeOfWhatIsNotSimple(t *testing.T) {
 		if got := spans.Shape(all); got != c.want {
 			t.Errorf("%s: the shape is\n%s\nwant\n%s", name, got, c.want)
 		}
-	}
-}
-
-func TestADeepTraceStaysReadable(t *testing.T) {
-	var deep []spantest.Span
-	for i := range 20_000 {
-		deep = append(deep, spantest.Span{Trace: 1, Parent: i, Service: "a", Name: "deep", Kind: "internal", At: time.Duration(i), Took: ms})
-	}
-	all, longest := spantest.Traces(deep), 0
-	for line := range strings.Lines(spans.Shape(all)) {
-		longest = max(longest, len(line))
-	}
-	if longest > 2*64+50 {
-		t.Errorf("a line of the shape is %d long", longest)
 	}
 }
 
