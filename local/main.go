@@ -1,5 +1,5 @@
-// Command local runs the demo without Docker: the same programs, the same docker-compose.yml and the same collectors, as
-// processes on this machine. See -h.
+// Command local is the runner: it runs the demo without Docker, with the same programs, the same docker-compose.yml and
+// the same collectors, as processes on this machine. See -h.
 package main
 
 import (

@@ -181,14 +181,11 @@ func (r Report) WriteText(w io.Writer) error {
 		}
 		fmt.Fprintln(t)
 	}
-	fmt.Fprint(t, "\t")
-	for _, s := range r.Sides {
-		fmt.Fprint(t, s.Side, "\t")
-	}
 	if len(r.Sides) == 2 {
-		fmt.Fprint(t, "ratio\t")
+		fmt.Fprintf(t, "\t%s\t%s\tratio\t\n", r.Sides[0].Side, r.Sides[1].Side)
+	} else {
+		fmt.Fprintf(t, "\t%s\t\n", r.Sides[0].Side)
 	}
-	fmt.Fprintln(t)
 	row("requests", "%.0f", func(s sideReport) float64 { return float64(s.Sent) })
 	row("succeeded", "%.0f", func(s sideReport) float64 { return float64(s.Answered) })
 	row("latency p50, ms", "%.2f", func(s sideReport) float64 { return s.Latency.P50 })
@@ -199,13 +196,8 @@ func (r Report) WriteText(w io.Writer) error {
 	for _, s := range r.Sides {
 		for _, name := range slices.Sorted(maps.Keys(s.Backends)) {
 			b := s.Backends[name]
-			fmt.Fprintf(t, "\n")
-			fmt.Fprintf(t, "at %s\t\t\n", name)
-			fmt.Fprintf(t, "spans made\t%d\t\n", s.SpansMade)
-			fmt.Fprintf(t, "arrived\t%d\t\n", b.Arrived)
-			fmt.Fprintf(t, "lost\t%d\t\n", b.Lost)
-			fmt.Fprintf(t, "complete trace after its last span's end, p50, ms\t%.0f\t\n", b.WholeP50)
-			fmt.Fprintf(t, "p99, ms\t%.0f\t\n", b.WholeP99)
+			fmt.Fprintf(t, "\nat %s\t\t\nspans made\t%d\t\narrived\t%d\t\nlost\t%d\t\n", name, s.SpansMade, b.Arrived, b.Lost)
+			fmt.Fprintf(t, "complete trace after its last span's end, p50, ms\t%.0f\t\np99, ms\t%.0f\t\n", b.WholeP50, b.WholeP99)
 		}
 	}
 	fmt.Fprintf(t, "\nprocess\tCPU, s\tpeak, MB\t\n")

@@ -110,29 +110,30 @@ func Run(ctx context.Context, o Options, report func(Report) error) (err error) 
 			return err
 		}
 		defer func() { err = errors.Join(err, s.demo.Stop()) }()
-		if err = s.prepare(ctx); err != nil {
+		if err = s.demo.WaitHealthy(ctx, "server"); err != nil {
 			return err
 		}
+		if s.server, err = s.demo.Addr("server", 8080); err != nil {
+			return err
+		}
+		s.count()
 	}
-	if len(o.Rates) == 1 {
-		sides, err := measure(ctx, o, o.Rates[0], sides...)
-		if err != nil {
-			return err
-		}
-		return report(newReport(o.Rates[0], o.Duration, sides))
+	groups := [][]*side{sides}
+	if len(o.Rates) > 1 {
+		groups = [][]*side{sides[:1], sides[1:]}
 	}
 	for _, rate := range o.Rates {
 		var results []sideReport
-		for _, s := range sides {
-			if s.failed {
+		for _, group := range groups {
+			if group[0].failed {
 				continue
 			}
-			one, err := measure(ctx, o, rate, s)
+			some, err := measure(ctx, o, rate, group...)
 			if err != nil {
 				return err
 			}
-			s.failed = one[0].Gave != ""
-			results = append(results, one...)
+			group[0].failed = some[0].Gave != ""
+			results = append(results, some...)
 		}
 		if len(results) == 0 {
 			break
@@ -160,28 +161,6 @@ func (s *side) count() {
 		s.backends[backend.Service] = NewArrivals()
 		backend.Divert(s.backends[backend.Service].Take)
 	}
-}
-
-// prepare finds the server, and waits until it is healthy.
-func (s *side) prepare(ctx context.Context) (err error) {
-	s.count()
-	if s.server, err = s.demo.Addr("server", 8080); err != nil {
-		return err
-	}
-	err = poll.Until(ctx, 50*time.Millisecond, 30*time.Second, func() error {
-		response, err := http.Get("http://" + s.server + "/healthz")
-		if err == nil && response.StatusCode != http.StatusOK {
-			err = errors.New(response.Status)
-		}
-		if response != nil {
-			_ = response.Body.Close() // only its status matters
-		}
-		return err
-	})
-	if err != nil && context.Cause(ctx) == nil {
-		err = fmt.Errorf("%s: the server is not healthy after 30 s: %w", s.name, err)
-	}
-	return err
 }
 
 // measure sends requests to all given sides at the same time, and returns a report for each.
@@ -222,32 +201,32 @@ func attack(ctx context.Context, rate int, duration time.Duration, sides []*side
 		time.Sleep(time.Second / time.Duration(rate*len(sides)))
 	}
 	start := time.Now()
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	for _, r := range all {
-		for running := true; running; {
+	err := poll.Until(ctx, time.Second, 0, func() error {
+		running, text := false, fmt.Sprintf("%d/s: %v of %v", rate, time.Since(start).Round(time.Second), duration)
+		for i, r := range all {
+			ended := r.Ended()
+			text += fmt.Sprintf(", %s %d succeeded", sides[i].name, Answered(ended))
+			if failed := len(ended) - Answered(ended); failed > 0 {
+				text += fmt.Sprintf(" and %d failed", failed)
+			}
 			select {
 			case <-r.done:
-				running = false
-			case <-ticker.C:
-				text := fmt.Sprintf("%d/s: %v of %v", rate, time.Since(start).Round(time.Second), duration)
-				for i, r := range all {
-					ended := r.Ended()
-					text += fmt.Sprintf(", %s %d succeeded", sides[i].name, Answered(ended))
-					if failed := len(ended) - Answered(ended); failed > 0 {
-						text += fmt.Sprintf(" and %d failed", failed)
-					}
-				}
-				progress(text)
-			case <-ctx.Done():
-				for _, r := range all {
-					r.Stop()
-				}
-				return nil, context.Cause(ctx)
+			default:
+				running = true
 			}
 		}
+		if !running {
+			return nil
+		}
+		progress(text)
+		return errors.New("requests are still being sent")
+	})
+	if err != nil {
+		for _, r := range all {
+			r.Stop()
+		}
 	}
-	return all, nil
+	return all, err
 }
 
 // Answered counts the requests with a 200 response.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/compose-spec/compose-go/v2/types"
+
 	"otel-demo/local/compose"
 	"otel-demo/local/spans"
 )
@@ -109,6 +111,14 @@ func (d *Demo) Addresses() map[compose.Port]string { return d.addresses.All() }
 
 // Dir returns the folder that holds all files of the run. Stop removes it.
 func (d *Demo) Dir() string { return d.dir }
+
+// WaitHealthy waits until a service's health check succeeds, for as long as the check allows.
+func (d *Demo) WaitHealthy(ctx context.Context, name string) error {
+	if s := d.service(name); s != nil {
+		return d.waitFor(ctx, s, types.ServiceConditionHealthy)
+	}
+	return noService(name)
+}
 
 // Wait waits until all processes of a service have exited, and returns their highest exit status.
 func (d *Demo) Wait(ctx context.Context, name string) (int, error) {
