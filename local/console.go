@@ -109,12 +109,6 @@ func (c *console) progressLine() func(string) {
 	}
 }
 
-func (c *console) text(text string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	fmt.Fprint(c.stdout, text)
-}
-
 // watch writes each of a store's traces when it is complete, until stop is closed. An incomplete trace is written, with
 // what it lacks, when no span of it has arrived for some seconds. A trace that gets more spans is written again. In the
 // end, watch writes the rest.

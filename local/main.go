@@ -192,7 +192,7 @@ func run(args []string) error {
 	<-watched
 	console.line("", d.Hops().String())
 	if f.shape && len(backends) > 0 {
-		console.text(spans.Shape(backends[0].Traces()))
+		fmt.Fprint(console.stdout, spans.Shape(backends[0].Traces()))
 	}
 	return cmp.Or(err, console.err)
 }

@@ -102,24 +102,14 @@ func (a *Addresses) Of(service string, instance, number int) string {
 // All returns all assigned addresses.
 func (a *Addresses) All() map[Port]string { return maps.Clone(a.of) }
 
-// Dialed returns the ports of a service whose addresses other services are given.
-func (a *Addresses) Dialed(service string) (ports []Port) {
-	for p := range a.dialed {
-		if p.Service == service {
-			ports = append(ports, p)
-		}
-	}
-	return ports
-}
-
-// DialedBy reports whether any service that matches is given the address of one of service's ports.
-func (a *Addresses) DialedBy(service string, match func(owner string) bool) bool {
+// Dialed returns the ports of a service whose addresses other services are given, and these services.
+func (a *Addresses) Dialed(service string) (ports []int, by []string) {
 	for p, owners := range a.dialed {
-		if p.Service == service && slices.ContainsFunc(owners, match) {
-			return true
+		if p.Service == service {
+			ports, by = append(ports, p.Number), append(by, owners...)
 		}
 	}
-	return false
+	return ports, by
 }
 
 // Listen returns the listener that holds a port, or a new one if the service has already had it.

@@ -75,14 +75,15 @@ func (d *Demo) untilItListens(s *service, p *process) {
 		line(text)
 	}
 	p.listens = func(ctx context.Context) error {
-		for _, port := range d.addresses.Dialed(s.Name) {
-			err := d.progress(fmt.Sprintf("waiting for %s to listen on port %d", s.Name, port.Number), func() error {
+		ports, _ := d.addresses.Dialed(s.Name)
+		for _, port := range ports {
+			err := d.progress(fmt.Sprintf("waiting for %s to listen on port %d", s.Name, port), func() error {
 				return poll.Until(ctx, 20*time.Millisecond, 0, func() error {
 					wasReady := ready.Load()
-					err := d.dial(ctx, s, port.Number)
+					err := d.dial(ctx, s, port)
 					if err != nil && wasReady {
 						return poll.Stop(fmt.Errorf("it is ready but does not listen on port %d, which another service uses",
-							port.Number))
+							port))
 					}
 					return d.unlessFailed(err)
 				})

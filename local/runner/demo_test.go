@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,21 +79,15 @@ func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 func TestMountedFilesOfOneNameAreKeptApart(t *testing.T) {
 	dir := t.TempDir()
 	d := &Demo{dir: t.TempDir(), addresses: compose.NewAddresses(&types.Project{})}
-	onHost := func(path string) string {
-		if strings.HasSuffix(path, ".yaml") {
-			return filepath.Join(dir, path)
+	for _, name := range []string{"one", "two"} {
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, name), 0o700), os.WriteFile(filepath.Join(dir, name, "it.yaml"), []byte("is: "+name), 0o600)); err != nil {
+			t.Fatal(err)
 		}
-		return path
 	}
 	var mapped []string
-	for _, container := range []string{"/one/config.yaml", "/two/config.yaml"} {
-		if err := os.Mkdir(filepath.Dir(onHost(container)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(onHost(container), []byte("is: "+container[1:4]), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		file, err := d.mappedYAML(&service{}, 0, container, onHost)
+	for _, name := range []string{"one", "two"} {
+		onHost := func(path string) string { return strings.Replace(path, "/etc", dir, 1) }
+		file, err := d.mappedYAML(&service{}, 0, "/etc/"+name+"/it.yaml", onHost)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -62,7 +62,8 @@ func (d *Demo) Hops() Hops {
 		}
 		now.add(before)
 		h.services, h.hops[s.Name] = append(h.services, s.Name), now
-		if d.addresses.DialedBy(s.Name, func(owner string) bool { return d.service(owner).kind == program }) {
+		_, by := d.addresses.Dialed(s.Name)
+		if slices.ContainsFunc(by, func(owner string) bool { return d.service(owner).kind == program }) {
 			h.sent = max(h.sent, 0)
 			for of, n := range now {
 				if of.exporter == "" {
