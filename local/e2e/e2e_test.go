@@ -246,6 +246,16 @@ func (r *runnerProcess) children() map[int]string {
 	return children
 }
 
+// left reports the children that are still running.
+func (r *runnerProcess) left(children map[int]string) {
+	r.t.Helper()
+	for pid, command := range children {
+		if isAlive(pid) {
+			r.t.Errorf("process %d is still running: %s", pid, command)
+		}
+	}
+}
+
 func isAlive(pid int) bool {
 	process, err := os.FindProcess(pid)
 	return err == nil && process.Signal(syscall.Signal(0)) == nil
@@ -377,45 +387,10 @@ func TestOnceGivesUpWhenWaitIsOver(t *testing.T) {
 	}
 }
 
-func TestSignalsStopAllInOrder(t *testing.T) {
-	t.Parallel()
-	if runtime.GOOS == "windows" {
-		t.Skip("no signals on Windows")
-	}
-	for _, test := range []struct {
-		signal syscall.Signal
-		status int
-	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}, {syscall.SIGHUP, 129}} {
-		t.Run(test.signal.String(), func(t *testing.T) {
-			t.Parallel()
-			// Plenty of requests, so that the signal comes in the middle.
-			r := startRunner(t, "-shape", "-f", overlay(t, `services: {client: {environment: {REQUESTS: "1000", WORK_DURATION: 10ms}}}`))
-			r.says("client         | 200")
-			children := r.children()
-			if err := r.Process.Signal(test.signal); err != nil {
-				t.Fatal(err)
-			}
-			if status := r.status(); status != test.status {
-				t.Errorf("exit status %d, want %d", status, test.status)
-			}
-			for pid, command := range children {
-				if isAlive(pid) {
-					t.Errorf("process %d is still running: %s", pid, command)
-				}
-			}
-			// Everything sent before the signal has arrived: each trace is whole, or belongs to the one request that
-			// the signal cut off.
-			if shape := r.stdout.String(); !strings.Contains(shape, "worker  process work  consumer") {
-				t.Errorf("the requests' traces didn't arrive:\n%s", shape)
-			}
-		})
-	}
-}
-
 func TestTheEndOfAProcessStopsAllAndIsNamed(t *testing.T) {
 	needsProc(t)
 	t.Parallel()
-	r := startRunner(t)
+	r := startRunner(t, "-shape")
 	r.says("client         | 200")
 	children := r.children()
 	for pid, command := range children {
@@ -435,11 +410,10 @@ func TestTheEndOfAProcessStopsAllAndIsNamed(t *testing.T) {
 	if out := r.stderr.String(); !strings.Contains(out, "worker exited with status 137\n") {
 		t.Error("no line names the worker")
 	}
-	for pid, command := range children {
-		if isAlive(pid) {
-			t.Errorf("process %d is still running: %s", pid, command)
-		}
+	if shape := r.stdout.String(); !strings.Contains(shape, "client  make request  internal") {
+		t.Errorf("-shape wrote\n%s", shape)
 	}
+	r.left(children)
 }
 
 // You can look at the traces of a client that failed.

@@ -146,19 +146,21 @@ func TestTheWholeStackStopsInOrder(t *testing.T) {
 // The same with a real signal to the runner's process, which writes each trace as a tree.
 func TestTheRunnerStopsInOrder(t *testing.T) {
 	t.Parallel()
-	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(signal.String(), func(t *testing.T) {
 			t.Parallel()
 			r := startRunner(t, "-f", overlay(t, noClient))
 			r.says("all services have started")
 			load := startLoad(t, r.ports[0], 50)
 			load.wait(100)
+			children := r.children()
 			if err := r.Process.Signal(signal); err != nil {
 				t.Fatal(err)
 			}
 			if status := r.status(); status != 128+int(signal) {
 				t.Errorf("exit status %d", status)
 			}
+			r.left(children)
 			load.Stop()
 			answered, refused := load.answeredOrRefused()
 			missing := 0
