@@ -22,9 +22,8 @@ type console struct {
 	once           sync.Once
 	err            error // of the first write that failed
 
-	mu     sync.Mutex
-	colors map[string]int // by service, in order of appearance
-	width  int            // of the longest name so far
+	mu    sync.Mutex
+	width int // of the longest name so far
 }
 
 // output is standard output or standard error.
@@ -35,7 +34,7 @@ type output struct {
 }
 
 func newConsole(stop func(error)) *console {
-	c := &console{stop: stop, colors: map[string]int{}, width: len("otel-collector")}
+	c := &console{stop: stop, width: len("otel-collector")}
 	for file, out := range map[*os.File]*output{os.Stdout: &c.stdout, os.Stderr: &c.stderr} {
 		terminal := term.IsTerminal(int(file.Fd())) && understandsEscapes(file)
 		*out = output{file, c.failed, terminal, terminal && os.Getenv("NO_COLOR") == ""}
@@ -74,10 +73,7 @@ func (c *console) line(service, line string) {
 	c.width = max(c.width, len(service))
 	prefix := fmt.Sprintf("%-*s |", c.width, service)
 	if c.stderr.color {
-		if _, ok := c.colors[service]; !ok {
-			c.colors[service] = 32 + len(c.colors)%5 // green to cyan; red is for errors
-		}
-		prefix = fmt.Sprintf("\x1b[%dm%s\x1b[0m", c.colors[service], prefix)
+		prefix = spans.Paint(service, prefix)
 	}
 	fmt.Fprintln(c.stderr, prefix, line)
 }

@@ -139,22 +139,3 @@ func TestAReadOnlyCloneHasItsProgramsInTheCache(t *testing.T) {
 		t.Errorf("the programs are in %s", dir)
 	}
 }
-
-// A service that is left out, such as Prometheus where there is none, is not announced with its address.
-func TestPlacesAreOfWhatRuns(t *testing.T) {
-	config := types.ServiceConfig{Name: "prometheus"}
-	config.Image, config.Ports = "prom/prometheus:v3", []types.ServicePortConfig{{Published: "0", Target: 9090}}
-	s := &service{ServiceConfig: config, kind: prometheus}
-	d := &Demo{addresses: compose.NewAddresses(&types.Project{}), services: []*service{s}}
-	defer d.addresses.Release()
-	if err := d.assign(s); err != nil {
-		t.Fatal(err)
-	}
-	if got := d.Places(); got != "" {
-		t.Errorf("nothing is running, but got: %s", got)
-	}
-	s.instances = []instance{&server{}}
-	if got := d.Places(); !strings.HasPrefix(got, "prometheus: http://localhost:") {
-		t.Errorf("got %q", got)
-	}
-}

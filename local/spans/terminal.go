@@ -29,6 +29,11 @@ func ColorOf(service string) int {
 	return int(h.Sum32() % Colors)
 }
 
+// Paint returns a text in a service's color.
+func Paint(service, text string) string {
+	return "\x1b[" + ansiColors[ColorOf(service)] + "m" + text + "\x1b[0m"
+}
+
 // TreeText returns a trace as a tree, one line per span: its service and name, a bar on the trace's time axis, and its
 // duration. A failed span is marked and, in color, red. What doesn't fit is cut off; a terminal too narrow for bars
 // gets none.
