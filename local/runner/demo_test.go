@@ -35,7 +35,6 @@ func TestWhatCannotBeServedIsAnErrorThatNamesIt(t *testing.T) {
 		{`services: {worker: {build: {target: x}}}`, "services.worker.build.target"},
 		{`services: {worker: {build: {args: {X: y}}}}`, "services.worker.build.args.X"},
 		{`services: {worker: {build: {args: {CMD: nosuch}}}}`, "services.worker.build.args.CMD: nosuch: there is no folder cmd/nosuch"},
-		{`services: {worker: {build: !override {context: .}}}`, "services.worker.build.args.CMD is missing"},
 		{`services: {worker: {networks: [back]}}` + "\nnetworks: {back: {}}", "networks.back"},
 		{`services: {worker: {secrets: [s]}}` + "\nsecrets: {s: {file: ./s}}", "secrets.s"},
 		{`services: {worker: {healthcheck: {test: ["CMD-SHELL", "true"]}}}`, "services.worker.healthcheck.test"},
