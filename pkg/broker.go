@@ -86,7 +86,7 @@ func (b *Broker) Publish(ctx context.Context, body string) error {
 	return nil
 }
 
-// process, the other end of Publish, handles one message. Receive calls process for up to 100 messages at a time.
+// process, the other end of Publish, handles one message. Receive runs up to 100 calls of process concurrently.
 func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
 	message, err := decodeMessage(payload)
 	if err != nil {

@@ -55,4 +55,4 @@ func decodeMessage(payload string) (Message, error) {
 	return m, nil
 }
 
-// The envelope is published. Next: cmd/worker/worker.go, which opens it.
+// The envelope is published. Next: cmd/worker/worker.go, which gets the message.

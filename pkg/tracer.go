@@ -82,7 +82,7 @@ func StartTracing(ctx context.Context, name string) (shutdown func(), err error)
 	}, nil
 }
 
-// newResource describes the process that produces the spans: open one in Jaeger to see its resource.
+// newResource describes the process that produces the spans: open a span in Jaeger to see it.
 func newResource(ctx context.Context, name string) *resource.Resource {
 	built := version
 	if build, ok := debug.ReadBuildInfo(); ok {
@@ -100,7 +100,7 @@ func newResource(ctx context.Context, name string) *resource.Resource {
 }
 
 // Fail marks span as failed, and returns err. Backends show the span in red. The attribute error.type is the type of
-// err, or what its method ErrorType returns. Keep its values few, so you can group failures by it. Older code calls
+// err, or what its method ErrorType returns. Use few values, so you can group failures by them. Older code calls
 // span.RecordError, which adds an event and leaves the status unchanged. OpenTelemetry now advises against it:
 // https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
 //

@@ -32,7 +32,7 @@ var tracer = otel.Tracer("otel-demo/cmd/client")
 func main() { pkg.Main(run) }
 
 func run(ctx context.Context) error {
-	var env pkg.Env // reads settings; you can skip pkg/program.go
+	var env pkg.Env // settings, read by pkg/program.go, which you can skip
 	serverURL := env.URL("SERVER_URL", "http://localhost:8080/hello")
 	requests := env.Uint("REQUESTS", "5")
 	work := env.Duration("WORK_DURATION", "200ms")
@@ -145,7 +145,7 @@ func newClient(work time.Duration) *http.Client {
 	}
 	return &http.Client{
 		Transport: otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithClientTrace(steps)),
-		Timeout:   work + 10*time.Second, // enough if the server's WORK_DURATION is the same
+		Timeout:   work + 10*time.Second, // enough if the server's WORK_DURATION equals the client's
 	}
 }
 

@@ -61,7 +61,7 @@ func run(ctx context.Context) error {
 		return nil
 	}
 
-	// On SIGTERM, Receive takes no new messages, gives those in progress up to 5 s, and returns. Then the deferred
+	// On SIGTERM, Receive takes no new messages, cancels those in progress after 4.5 s, and returns. Then the deferred
 	// calls run, last one first: Redis is closed, and then the last spans are exported.
 	return broker.Receive(ctx, handle)
 }
