@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -218,6 +219,7 @@ func Backoff() backoff.BackOff {
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler, work time.Duration) error {
 	working, cutOff := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cutOff(nil)
+	var open atomic.Int64 // connections
 	// Without timeouts, a client that sends slowly would hold a connection forever.
 	server := &http.Server{
 		Handler:           handler,
@@ -227,6 +229,14 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, wor
 		WriteTimeout:      work + 10*time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    32 << 10,
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				open.Add(1)
+			case http.StateClosed:
+				open.Add(-1)
+			}
+		},
 	}
 	slog.Info("listening", "address", listener.Addr().String())
 	failed := make(chan error, 1)
@@ -236,15 +246,19 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, wor
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	// Shutdown drops a request that it is still reading. So first accept no more, and let what was accepted arrive.
+	// server.Shutdown would drop a request that it is still reading. So first accept no more, and then wait until all
+	// connections are closed: each after its response, and idle ones at once.
 	listener.Close()
-	time.Sleep(50 * time.Millisecond)
+	<-failed
 	defer time.AfterFunc(4*time.Second, func() { cutOff(errCutOff) }).Stop()
-	// ctx is canceled already, so finishing needs a new context.
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	if err := server.Shutdown(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
-		slog.Warn("handlers don't return, and their spans are lost", "error", errors.Join(err, server.Close()))
+	for deadline := time.After(5 * time.Second); open.Load() > 0; {
+		server.SetKeepAlivesEnabled(false)
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-deadline:
+			slog.Warn("handlers don't return, and their spans are lost", "error", server.Close())
+			return nil
+		}
 	}
 	return nil
 }

@@ -35,6 +35,58 @@ func TestTheIDsStayOutsideOfGroups(t *testing.T) {
 	}
 }
 
+// noticing is a listener that says when it has accepted a connection, and when it is closed.
+type noticing struct {
+	net.Listener
+	accepted, closed chan struct{} // with room for each event
+}
+
+func (l noticing) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.accepted <- struct{}{}
+	}
+	return c, err
+}
+
+func (l noticing) Close() error {
+	err := l.Listener.Close()
+	l.closed <- struct{}{}
+	return err
+}
+
+// A connection that was accepted gets its response, although its request arrives later than the signal.
+func TestServeLetsWhatItAcceptedArrive(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener := noticing{inner, make(chan struct{}, 1), make(chan struct{}, 9)}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- Serve(ctx, listener, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), 0)
+	}()
+	connection, err := net.Dial("tcp", inner.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	<-listener.accepted
+	io.WriteString(connection, "GET / HTTP/1.1\r\n")
+	cancel()
+	<-listener.closed
+	time.Sleep(300 * time.Millisecond) // the sender is slow
+	io.WriteString(connection, "Host: localhost\r\n\r\n")
+	response, err := io.ReadAll(connection) // until the server closes it
+	if err != nil || !strings.HasPrefix(string(response), "HTTP/1.1 200 OK\r\n") {
+		t.Errorf("got %q, %v", response, err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
 // A request that is cut off ends before Serve returns, and so do its spans: tracing shuts down after that.
 func TestServeWaitsForTheHandlersThatItCutsOff(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -43,8 +43,8 @@ func TestTheTutorialIsShortAndCommented(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if all > 1365 {
-		t.Errorf("cmd and pkg have %d non-blank lines without tests, want at most 1365", all)
+	if all > 1375 {
+		t.Errorf("cmd and pkg have %d non-blank lines without tests, want at most 1375", all)
 	}
 }
 
