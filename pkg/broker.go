@@ -7,10 +7,10 @@ package pkg
 //
 //  1. The producer starts a span of kind producer, and injects the context into the message's headers.
 //  2. The consumer extracts the context from the headers, and starts a span of kind consumer with it.
-//  3. Both describe the message following OpenTelemetry's messaging conventions, which backends understand.
+//  3. Both describe the message, following OpenTelemetry's messaging conventions, which backends understand.
 //
 // For another broker, replace the Redis calls, the two constants, and the carrier: use the broker's own headers. The
-// folder brokers does so for NATS, Kafka, RabbitMQ, MQTT and others, and shows the usual mistakes.
+// brokers folder does so for NATS, Kafka, RabbitMQ, MQTT and others, and shows the usual mistakes.
 
 import (
 	"context"
@@ -34,7 +34,7 @@ const (
 
 var tracer = otel.Tracer("otel-demo/pkg")
 
-// Broker sends and receives messages over Redis pub/sub. Its connection and its subscription are in pkg/redis.go.
+// Broker sends and receives messages over Redis pub/sub. Its methods send, Receive and run are in pkg/redis.go.
 type Broker struct {
 	// NewRoot starts a new trace for each message, linked to the producer's span. By default, that span is the parent.
 	NewRoot bool
@@ -93,8 +93,8 @@ func (b *Broker) process(ctx context.Context, payload string, handle Handler) {
 		b.skip(ctx, err)
 		return
 	}
-	// Extract is the opposite of Inject. The context that it returns holds the baggage, and the producer's span as the
-	// parent of the span that is started next. If headers are missing or invalid, the span below has no parent and
+	// Extract is the opposite of Inject. The context that it returns holds the baggage, and the producer's span: the
+	// next span's parent. If headers are missing or invalid, the span below has no parent and
 	// starts a new trace.
 	ctx = otel.GetTextMapPropagator().Extract(ctx, message.Headers)
 	options := []trace.SpanStartOption{

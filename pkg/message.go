@@ -4,8 +4,8 @@ package pkg
 //
 // The trace context travels in the headers of an HTTP request. A Redis pub/sub message is a plain string without
 // headers, so the body goes into an envelope that has them. The envelope is JSON here, but any format that can hold a
-// few strings will do. Kafka, RabbitMQ and NATS messages have headers: use those, without an envelope. See the folder
-// brokers.
+// few strings will do. Kafka, RabbitMQ and NATS messages have headers: use those, without an envelope. See the
+// brokers folder.
 
 import (
 	"encoding/json"
@@ -14,7 +14,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// maxMessageSize limits what is decoded, in bytes: any program may publish here.
+// maxMessageSize limits, in bytes, what is decoded: a publisher may send anything.
 const maxMessageSize = 64 << 10
 
 // Message is the envelope. On the wire it looks like this, as `redis-cli subscribe work` shows:

@@ -36,7 +36,7 @@ var version string
 // logs what went wrong. Spans missing? See docs/missing-spans.md.
 //
 // OpenTelemetry's standard variables, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER, override what is set here.
-// An option in code that would override its variable is set only if the variable isn't.
+// Where code would override a variable, it first looks whether the variable is set.
 func StartTracing(ctx context.Context, name string) (shutdown func(), err error) {
 	// The SDK reports errors here, such as an unreachable agent. One line every 10 s is enough.
 	report := rate.Sometimes{Interval: 10 * time.Second}
@@ -45,8 +45,7 @@ func StartTracing(ctx context.Context, name string) (shutdown func(), err error)
 	}))
 
 	// By default, OpenTelemetry for Go propagates nothing. A propagator writes the trace context into headers and reads
-	// it from them, for otelhttp and the broker alike. OTEL_PROPAGATORS chooses its formats; without it, they are the
-	// W3C's.
+	// it from them, for otelhttp and the broker alike. OTEL_PROPAGATORS chooses the formats; by default, the W3C's.
 	otel.SetTextMapPropagator(autoprop.NewTextMapPropagator())
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") { // the SDK for Go doesn't read this one
 		return func() {}, nil // the default tracer provider's spans do nothing
@@ -119,7 +118,7 @@ func (e Error) Error() string     { return e.Text }
 func (e Error) ErrorType() string { return e.Type }
 
 // CatchPanic calls handle. A panic is returned as an error, so that one message can't stop the work on the others. The
-// stack goes to the log, with the ids of the span in ctx, since exception events on spans are deprecated.
+// stack goes to the log, not into an event, with the ids of the span in ctx.
 func CatchPanic(ctx context.Context, handle func() error) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {

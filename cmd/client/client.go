@@ -42,7 +42,7 @@ func run(ctx context.Context) error {
 	}
 
 	// From here on, spans are exported to the agent in batches. When the program ends, shutdown exports the last batch,
-	// which would otherwise be lost. It is deferred first, so it runs last.
+	// which would otherwise be lost. Defer it first: then it runs last.
 	// Try it: replace `defer shutdown()` with `_ = shutdown` and run `go run -C local . -once -shape`. `example error`
 	// and the last `make request` are gone: they were in the last batch.
 	shutdown, err := pkg.StartTracing(ctx, "client")
@@ -135,7 +135,7 @@ func get(ctx context.Context, client *http.Client, url *url.URL) (status int, bo
 // `GET`), and injects (writes) the trace context into the request's headers. That is how a trace leaves a program over
 // HTTP. In the W3C's format, the default, the headers are:
 //
-//	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (its last bit is 1: this trace is recorded)
+//	traceparent: 00-<trace id>-<id of the span HTTP GET>-01    (last bit 1: this trace is recorded)
 //	baggage: username=donuts
 func newClient(work time.Duration) *http.Client {
 	// steps adds an event for each step on the network: DNS, connect, request sent, first byte. The second request has

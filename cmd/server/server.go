@@ -98,8 +98,8 @@ func (s *server) hello(w http.ResponseWriter, r *http.Request) {
 		// Nothing here has failed, so no span is marked as failed.
 		status, body, result = statusClientClosedRequest, "", "the caller hung up"
 	} else if err != nil {
-		// otelhttp marks a server's span as failed for a 5xx: a 4xx is the caller's mistake. The response gives a
-		// short reason. Addresses and raw errors stay in the span and in the log.
+		// otelhttp marks a server's span as failed for a 5xx, not for a 4xx (the caller's mistake). The response gives
+		// a short reason. Addresses and raw errors stay in the span and in the log.
 		status, body, result = http.StatusServiceUnavailable, reason(err), err.Error()
 	}
 	w.WriteHeader(status)
@@ -128,7 +128,7 @@ func (s *server) handle(ctx context.Context, body string) error {
 	span.SetAttributes(semconv.HTTPResponseBodySize(len(body) + len("\n")))
 
 	if err := pkg.SimulateWork(ctx, s.work); err != nil {
-		return err // the caller hung up: context.Canceled; or the server must stop: another error
+		return err // context.Canceled: the caller hung up; another error: the server must stop
 	}
 
 	// For HTTP, otelhttp propagates the trace context. For the broker, Publish does: see pkg/broker.go. ctx holds this
