@@ -109,14 +109,18 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
+// ports are below those that systems give to anyone who asks for any: a parallel test can't be given one meanwhile.
+var ports atomic.Int32
+
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "localhost:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		address := fmt.Sprint("localhost:", 10000+(uint32(os.Getpid())+uint32(ports.Add(1)))%10000)
+		if listener, err := net.Listen("tcp", address); err == nil {
+			listener.Close()
+			return address
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 func TestAValueThatCannotBeUsedIsOneLineAndStatus1(t *testing.T) {
