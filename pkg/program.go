@@ -207,7 +207,7 @@ func Sleep(ctx context.Context, duration time.Duration) error {
 	}
 }
 
-// Backoff returns how long to wait between tries: 100 ms, doubled each time, up to 2 s.
+// Backoff returns how long to wait between attempts: 100 ms, doubled each time, up to 2 s.
 func Backoff() backoff.BackOff {
 	return &backoff.ExponentialBackOff{
 		InitialInterval: 100 * time.Millisecond, Multiplier: 2, MaxInterval: 2 * time.Second, RandomizationFactor: 0.5,

@@ -50,7 +50,7 @@ server  GET /hello  server  http.route=/hello  http.response.status_code=200
 		"internal  error", "internal"}},
 }
 
-// Each "Try it" note of the tutorial holds: after its edit, the demo makes the traces that the table above has.
+// Each "Try it" note of the tutorial holds: after its edit, the demo produces the traces that the table above has.
 func TestTheTryItNotesHold(t *testing.T) {
 	needsLong(t)
 	t.Parallel()

@@ -12,7 +12,7 @@ import (
 const KeptTraces = 10_000
 
 // Trace is all spans that arrived with one trace id, in order of arrival. It never changes: when more spans arrive, the
-// store makes a new Trace.
+// store creates a new Trace.
 type Trace struct {
 	ID    string // 32 lower-case hex digits
 	Spans []*Span
